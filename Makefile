@@ -57,7 +57,5 @@ need = $(1) >/dev/null 2>&1 || { echo "make: $(2)" >&2; exit 1; }
 check-machine:
 	@$(call need,$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))',Python 3.11 or newer is needed: PYTHON=python3.13 names another)
 	@$(call need,$(PYTHON) -m ensurepip --version,$(PYTHON) lacks ensurepip (on Debian and Ubuntu: apt install python3-venv))
-	@$(call need,$(PYTHON) -c 'import os$(comma) sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")',$(PYTHON) lacks Python.h (on Debian and Ubuntu: apt install python3-dev))
+	@$(call need,$(PYTHON) -c 'import os; import sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")',$(PYTHON) lacks Python.h (on Debian and Ubuntu: apt install python3-dev))
 	@$(call need,echo 'int main() {}' | $(CXX) -x c++ -fsyntax-only -,a C++ compiler is needed: $(CXX) does not compile (on Debian and Ubuntu: apt install g++))
-
-comma := ,
