@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 an unexpected error (with its traceback), 2 bad input, 130
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -100,6 +101,8 @@ def _run(words: list[str]) -> int:
     if command not in COMMANDS:
         parser.error(f"unknown command {command}{did_you_mean(command, COMMANDS)} (see --help)")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # the bars of transformers, before its import
     module = cast(CommandModule, import_module(COMMANDS[command][0]))
     parser = Parser(f"qlora {command}", module.HELP, module.EXAMPLES)
     module.add_arguments(parser)

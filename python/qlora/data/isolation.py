@@ -34,5 +34,9 @@ def _example(*ids: int) -> Example:
 
 
 def _logits(model: Any, batch: Batch) -> torch.Tensor:
-    logits = model(**batch.to(model.device).inputs()).logits
+    try:
+        logits = model(**batch.to(model.device).inputs()).logits
+    except (TypeError, ValueError) as error:  # unknown argument, by Python or by the model
+        name = type(model).__name__
+        raise InputError(f"packing: {name} should take position_ids, but does not") from error
     return torch.as_tensor(logits).float()

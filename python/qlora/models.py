@@ -1,0 +1,116 @@
+"""Loading a causal language model and its tokenizer from this machine: a folder or a GGUF file.
+
+Nothing is downloaded, and no code that comes with a model is run.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
+
+from qlora.files import whole_folder
+from qlora_kernels.checks import check_choice
+from qlora_kernels.errors import InputError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+# Processors with an instruction for bf16 products; others emulate it slower than they do fp32.
+BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # x86, x86, ARM
+
+WEIGHTS = ("*.safetensors", "*.bin")
+
+
+def load_model(path: str | Path, dtype: str = "auto") -> tuple[PreTrainedModel, Any]:
+    """Load `(model, tokenizer)` from a Hugging Face folder or a .gguf file, in eval mode.
+
+    `dtype` is "float32", "bfloat16", "float16", or "auto": what `compute_dtype` says for the CPU or
+    the first GPU. The weights of a GGUF file are dequantized. Raises InputError for a place that
+    holds no model, files that cannot be read, tensors that are missing, and an unknown dtype.
+    """
+    path = Path(path)
+    check_choice("load_model", "dtype", dtype, ("auto", *DTYPES))
+    _check_place(path)
+    options: dict[str, Any] = {
+        "dtype": compute_dtype() if dtype == "auto" else DTYPES[dtype],
+        "output_loading_info": True,
+    }
+    if path.suffix == ".gguf":
+        options["quantization_config"] = GgufConfig(dequantize=True)
+    model, report = _from_pretrained(AutoModelForCausalLM, path, **options)
+    if missing := sorted(report["missing_keys"]):
+        count = f"lacks {len(missing)} tensors, the first is {missing[0]}"
+        raise InputError(f"load_model: {path} should hold every weight of the model, {count}")
+    return model.eval(), _from_pretrained(AutoTokenizer, path)
+
+
+def compute_dtype(device: str | torch.device | None = None) -> torch.dtype:
+    """bfloat16 where the processor multiplies it in hardware, else float32.
+
+    `device` is the first GPU where there is one, else the CPU, unless given.
+    """
+    kind = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")).type
+    if kind == "cuda":
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        has_bf16 = bool(BF16_FLAGS & _processor_flags(Path("/proc/cpuinfo")))
+    return torch.bfloat16 if has_bf16 else torch.float32
+
+
+def convert(gguf: str | Path, folder: str | Path) -> Path:
+    """Write a GGUF file as a Hugging Face folder in bfloat16, which loads much faster.
+
+    The folder is whole or absent; returns it.
+    """
+    model, tokenizer = load_model(gguf, "bfloat16")
+    with whole_folder(folder) as temporary:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+    return Path(folder)
+
+
+def _check_place(path: Path) -> None:
+    """Refuse what cannot be a model before transformers answers with a page about its hub."""
+    if not path.exists():
+        raise InputError(f"load_model: {path} should be a model folder or .gguf file, is absent")
+    if path.is_file():
+        with path.open("rb") as file:
+            if path.suffix != ".gguf" or file.read(4) != b"GGUF":
+                raise InputError(f"load_model: {path} should be a folder or GGUF file, is neither")
+        return
+    try:
+        json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"load_model: {path} should hold config.json, does not") from error
+    except ValueError as error:
+        raise InputError(f"load_model: {path / 'config.json'} should be JSON: {error}") from error
+    if not any(next(path.glob(pattern), None) for pattern in WEIGHTS):
+        raise InputError(
+            f"load_model: {path} should hold weights ({' or '.join(WEIGHTS)}), has none"
+        )
+
+
+def _from_pretrained(kind: Any, path: Path, **options: Any) -> Any:
+    folder = path
+    if path.suffix == ".gguf":
+        folder, options["gguf_file"] = path.parent, path.name
+    try:
+        return kind.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, **options
+        )
+    except Exception as error:  # whatever a library raises about a file, the file is at fault
+        reason = " ".join(str(error).split())[:300]
+        name = type(error).__name__
+        raise InputError(
+            f"load_model: transformers cannot read {path}: {name}: {reason}"
+        ) from error
+
+
+def _processor_flags(cpuinfo: Path) -> set[str]:
+    """Features of the first processor; none where the system has no such file."""
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith(("flags", "Features")):
+                return set(line.split(":")[1].split())
+    return set()
