@@ -1,1 +1,29 @@
-"""QLoRA engine."""
+"""A kernel-level QLoRA engine: 4-bit formats, fused linear layers with LoRA, on CPU and GPU."""
+
+import os
+
+from qlora_kernels.checks import InputError
+from qlora_kernels.dispatch import backends, force_from_environment, use_backend
+from qlora_kernels.formats import Adapter, QuantizedTensor
+from qlora_kernels.ops import (
+    dequantize,
+    dropout_mask,
+    linear_cross_entropy,
+    qlora_linear,
+    quantize,
+)
+
+__all__ = [
+    "Adapter",
+    "InputError",
+    "QuantizedTensor",
+    "backends",
+    "dequantize",
+    "dropout_mask",
+    "linear_cross_entropy",
+    "qlora_linear",
+    "quantize",
+    "use_backend",
+]
+
+force_from_environment(os.environ.get("QLORA_BACKEND"))

@@ -1,0 +1,99 @@
+"""Which backend runs an op: a table of refusals with reasons, under one torch operator.
+
+An op's room holds one kernel module per backend. Each tells its BACKEND and has `refuses(...)`, which
+takes the op's arguments and returns one sentence, or None if it will run them. The first module that
+does not refuse runs; a forced one that refuses raises. torch's dispatcher cannot do this, since two
+of our backends share one device.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from qlora_kernels import native
+from qlora_kernels.checks import InputError, check_choice
+
+LIBRARY = torch.library.Library("qlora_kernels", "DEF")
+
+# name -> None if it can run on this machine, or why not
+_AVAILABLE: dict[str, Callable[[], str | None]] = {
+    "cpu": native.cpu_refusal,
+    "reference": lambda: None,
+}
+
+_forced: str | None = None
+
+
+def backends() -> dict[str, str | None]:
+    """Backend name -> None, or the sentence that says why it cannot run here."""
+    return {name: refusal() for name, refusal in _AVAILABLE.items()}
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Force one backend within the block; an op that it refuses raises with the reason.
+
+    It holds for the whole process, since autograd runs backward in threads of its own. The
+    environment variable QLORA_BACKEND does the same for a whole run.
+    """
+    global _forced
+    check_choice("use_backend", "name", name, _AVAILABLE)
+    previous, _forced = _forced, name
+    try:
+        yield
+    finally:
+        _forced = previous
+
+
+def force_from_environment(name: str | None) -> None:
+    """Force the backend that QLORA_BACKEND names, if it is set."""
+    global _forced
+    if name:
+        check_choice("QLORA_BACKEND", "its value", name, _AVAILABLE)
+        _forced = name
+
+
+class Room:
+    """The kernels of one op, best first."""
+
+    def __init__(self, op: str, *kernels: ModuleType) -> None:
+        """`kernels`: modules with BACKEND, `refuses` and the op's functions, in order of preference."""
+        self.op = op
+        self.kernels = kernels
+
+    def choose(self, *arguments: Any) -> ModuleType:
+        """The first kernel module that does not refuse these arguments."""
+        refusals = []
+        for kernel in self.kernels:
+            if _forced in (None, kernel.BACKEND):
+                refusal = _AVAILABLE[kernel.BACKEND]() or kernel.refuses(*arguments)
+                if refusal is None:
+                    return kernel
+                refusals.append(f"{kernel.BACKEND}: {refusal}")
+        listed = "; ".join(refusals) or f"{_forced}: has no kernel for this op"
+        raise InputError(f"{self.op}: should have a backend that runs this call, was refused by {listed}")
+
+
+def define(
+    schema: str,
+    run: Callable[..., Any],
+    fake: Callable[..., Any],
+    autograd: Callable[..., Any] | None = None,
+) -> Any:
+    """Register one torch operator; returns the callable `torch.ops.qlora_kernels.<name>.default`.
+
+    `autograd` is registered at torch's Autograd key, which is cheaper than torch.library.custom_op
+    and keeps opcheck and torch.compile(fullgraph=True) working.
+    """
+    name = schema.partition("(")[0]
+    LIBRARY.define(schema)
+    for device in ("CPU", "CUDA"):
+        LIBRARY.impl(name, run, device)
+    LIBRARY._register_fake(name, fake)
+    if autograd is not None:
+        LIBRARY.impl(name, autograd, "Autograd")
+    packet, _, overload = name.partition(".")
+    return getattr(getattr(torch.ops.qlora_kernels, packet), overload or "default")

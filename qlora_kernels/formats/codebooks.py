@@ -1,0 +1,92 @@
+"""What the bits of a code mean: the one place where the codebooks are written down.
+
+A 4-bit format is a codebook of 16 values in [-1, 1]; `value = codebook[code] * absmax`. Every kernel
+of every backend gets these numbers from here.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+
+# Quantiles of the standard normal, scaled to [-1, 1] (QLoRA, arXiv 2305.14314, appendix E).
+NF4 = (
+    -1.0,
+    -0.6961928009986877,
+    -0.5250730514526367,
+    -0.39491748809814453,
+    -0.28444138169288635,
+    -0.18477343022823334,
+    -0.09105003625154495,
+    0.0,
+    0.07958029955625534,
+    0.16093020141124725,
+    0.24611230194568634,
+    0.33791524171829224,
+    0.44070982933044434,
+    0.5626170039176941,
+    0.7229568362236023,
+    1.0,
+)
+
+# One sign bit and three bits for a magnitude in twelfths; bit 3 is the sign, so code 8 is a second zero.
+_FP4_TWELFTHS = (0.0, 0.0625, 8.0, 12.0, 4.0, 6.0, 2.0, 3.0)
+FP4 = tuple(v / 12 for v in _FP4_TWELFTHS) + tuple(-v / 12 if v else 0.0 for v in _FP4_TWELFTHS)
+
+
+@dataclass(frozen=True)
+class Format:
+    """A storage format of weights: its bits per code, and its codebook if it has one."""
+
+    name: str
+    bits: int
+    codebook: tuple[float, ...] | None
+
+    @property
+    def codes_per_byte(self) -> int:
+        """How many codes one byte of storage holds."""
+        return 8 // self.bits
+
+
+FORMATS = {
+    f.name: f for f in (Format("nf4", 4, NF4), Format("fp4", 4, FP4), Format("int8", 8, None))
+}
+BLOCK_SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
+NESTED_BLOCK_SIZE = 256
+INT8_MAX = 127
+
+
+@cache
+def codebook(format_name: str, device: torch.device) -> torch.Tensor:
+    """The 16 values of a 4-bit format, float32, in order of their codes."""
+    values = FORMATS[format_name].codebook
+    assert values is not None, f"{format_name} has no codebook"
+    return torch.tensor(values, dtype=torch.float32, device=device)
+
+
+@cache
+def encoding(format_name: str, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """(thresholds [15], order [16]): `code = order[number of thresholds strictly below x]`.
+
+    Thresholds are the midpoints of the sorted codebook, so an exact tie takes the lower value.
+    """
+    values = codebook(format_name, torch.device("cpu"))
+    order = torch.argsort(values, stable=True)
+    ordered = values[order]
+    thresholds = (ordered[:-1] + ordered[1:]) / 2
+    return thresholds.to(device), order.to(torch.uint8).to(device)
+
+
+@cache
+def dynamic_map(device: torch.device) -> torch.Tensor:
+    """The signed dynamic 8-bit map: 256 sorted float32 values in (-1, 1].
+
+    For each decade 10^(i-6), i = 0..6: 2^i midpoints of an even grid over [0.1, 1], both signs; and
+    0 and 1 (8-bit optimizers, arXiv 2110.02861, section 1.3).
+    """
+    values = [0.0, 1.0]
+    for i in range(7):
+        grid = torch.linspace(0.1, 1, 2**i + 1, dtype=torch.float32)
+        middles = (10.0 ** (i - 6)) * ((grid[:-1] + grid[1:]) / 2)
+        values += middles.tolist() + (-middles).tolist()
+    return torch.tensor(sorted(values), dtype=torch.float32, device=device)

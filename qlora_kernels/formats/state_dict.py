@@ -1,0 +1,89 @@
+"""A quantized tensor as named plain tensors, and as a safetensors file: exact both ways."""
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from qlora_kernels.errors import InputError
+from qlora_kernels.formats.quantized_tensor import QuantizedTensor
+
+_TENSORS = ("codes", "scales", "nested_absmax", "nested_offset")
+
+
+def dtype_named(name: str) -> torch.dtype:
+    """`"bfloat16"` -> torch.bfloat16; InputError for anything that is no dtype."""
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype):
+        raise InputError(f"state dict: dtype should be a torch dtype, was {name!r}")
+    return dtype
+
+
+def json_bytes(fields: dict[str, object]) -> torch.Tensor:
+    """Small facts as a uint8 tensor of UTF-8 JSON, so that any tensor store keeps them."""
+    return torch.frombuffer(bytearray(json.dumps(fields).encode()), dtype=torch.uint8)
+
+
+def read_json_bytes(tensor: torch.Tensor) -> dict[str, object]:
+    """The facts that `json_bytes` stored."""
+    try:
+        fields = json.loads(bytes(tensor.cpu().tolist()))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"state dict: metadata should be UTF-8 JSON, was {error}") from None
+    if not isinstance(fields, dict):
+        raise InputError(f"state dict: metadata should be a JSON object, was {fields!r}")
+    return fields
+
+
+def to_state_dict(q: QuantizedTensor, prefix: str = "weight") -> dict[str, torch.Tensor]:
+    """`prefix.codes`, `prefix.scales`, ... and `prefix.spec` (UTF-8 JSON in a uint8 tensor)."""
+    spec = {**asdict(q.spec), "shape": list(q.shape), "dtype": str(q.dtype).removeprefix("torch.")}
+    tensors = {f"{prefix}.{n}": t for n in _TENSORS if (t := getattr(q, n)) is not None}
+    return {**tensors, f"{prefix}.spec": json_bytes(spec)}
+
+
+def from_state_dict(state: dict[str, torch.Tensor], prefix: str = "weight") -> QuantizedTensor:
+    """The quantized tensor that `to_state_dict` wrote; InputError if a part is missing or lies."""
+    parts = {n: state.get(f"{prefix}.{n}") for n in (*_TENSORS, "spec")}
+    for name in ("codes", "scales", "spec"):
+        if parts[name] is None:
+            raise InputError(f"state dict: should hold {prefix}.{name}, holds {sorted(state)}")
+    spec = read_json_bytes(parts.pop("spec"))  # type: ignore[arg-type]
+    try:
+        q = QuantizedTensor(
+            **parts,  # type: ignore[arg-type]
+            shape=torch.Size(spec["shape"]),  # type: ignore[arg-type]
+            dtype=dtype_named(str(spec["dtype"])),
+            format=str(spec["format"]),
+            block_size=int(spec["block_size"]),  # type: ignore[call-overload]
+        )
+    except (KeyError, TypeError) as error:
+        raise InputError(f"state dict: {prefix}.spec should describe a weight, lacks {error}") from None
+    q.check("state dict")
+    return q
+
+
+def save(q: QuantizedTensor, path: str | Path) -> None:
+    """Write one quantized tensor as a safetensors file, atomically."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file({k: t.contiguous() for k, t in to_state_dict(q).items()}, temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(path: str | Path) -> QuantizedTensor:
+    """Read what `save` wrote; InputError if the file is unreadable."""
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"load: {path} should be a readable safetensors file: {error}") from None
+    return from_state_dict(state)

@@ -1,0 +1,5 @@
+"""The room of dequantize."""
+
+from qlora_kernels.ops.dequantize.op import dequantize
+
+__all__ = ["dequantize"]
