@@ -4,15 +4,22 @@ Nothing is downloaded, and no code that comes with a model is run.
 """
 
 import json
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
+from transformers import logging as transformers_logging
 
 from qlora.files import whole_folder
 from qlora_kernels.checks import check_choice
 from qlora_kernels.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -35,14 +42,14 @@ def load_model(path: str | Path, dtype: str = "auto") -> tuple[PreTrainedModel, 
     options: dict[str, Any] = {
         "dtype": compute_dtype() if dtype == "auto" else DTYPES[dtype],
         "output_loading_info": True,
+        "ignore_mismatched_sizes": True,  # reported below, in one line
     }
     if path.suffix == ".gguf":
         options["quantization_config"] = GgufConfig(dequantize=True)
-    model, report = _from_pretrained(AutoModelForCausalLM, path, **options)
-    if missing := sorted(report["missing_keys"]):
-        count = f"lacks {len(missing)} tensors, the first is {missing[0]}"
-        raise InputError(f"load_model: {path} should hold every weight of the model, {count}")
-    return model.eval(), _from_pretrained(AutoTokenizer, path)
+    with _quiet_transformers():
+        model, report = _from_pretrained(AutoModelForCausalLM, path, **options)
+        _check_report(path, report)
+        return model.eval(), _from_pretrained(AutoTokenizer, path)
 
 
 def compute_dtype(device: str | torch.device | None = None) -> torch.dtype:
@@ -89,6 +96,29 @@ def _check_place(path: Path) -> None:
         raise InputError(
             f"load_model: {path} should hold weights ({' or '.join(WEIGHTS)}), has none"
         )
+
+
+def _check_report(path: Path, report: dict[str, Any]) -> None:
+    """Refuse a model of which transformers had to invent a part."""
+    if missing := sorted(report["missing_keys"]):
+        count = f"lacks {len(missing)}, the first is {missing[0]}"
+        raise InputError(f"load_model: {path} should hold every tensor of the model, {count}")
+    for name, stored, wanted in sorted(report["mismatched_keys"]):
+        shapes = f"should have the shape {list(wanted)} of config.json, was {list(stored)}"
+        raise InputError(f"load_model: {path}: {name} {shapes}")
+    if unused := sorted(report["unexpected_keys"]):
+        logger.warning("%s: %d tensors have no use, as %s", path, len(unused), unused[0])
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No tables on the terminal: what matters in them is checked and told in one line."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
 
 
 def _from_pretrained(kind: Any, path: Path, **options: Any) -> Any:
