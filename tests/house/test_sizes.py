@@ -16,9 +16,11 @@ MAX_FUNCTION, MAX_PARAMETERS = 60, 6
 # What is longer than the law, by file and function, and why it must be.
 EXCEPTIONS: dict[tuple[str, str], str] = {}
 
-CONTROL = re.compile(r"\b(if|for|while|switch|do|else|catch)\b")
-OPENING = re.compile(r"\)[\w\s:<>&*-]*\{$")  # of a function's or a lambda's body
-NOT_CODE = re.compile(r'//.*|"(?:\\.|[^"\\])*"')
+# Comments, strings and preprocessor lines.
+NOT_CODE = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"|(?m:^[ \t]*#[^\n]*)', re.DOTALL)
+TEMPLATE_ARGUMENTS = re.compile(r"<[^<>(){};]*>")
+DEFINITION = re.compile(r"\b(\w+)\s*\(([^(){};]*)\)[\w\s:&*>-]*\{")
+CONTROL = {"if", "for", "while", "switch", "catch"}
 
 
 def python_functions(text: str) -> Iterator[tuple[str, int, int]]:
@@ -31,26 +33,27 @@ def python_functions(text: str) -> Iterator[tuple[str, int, int]]:
             yield node.name, node.end_lineno - node.lineno + 1, count
 
 
-def cpp_functions(text: str) -> Iterator[tuple[str, int]]:
-    """Opening line and length of each function body, found by its braces."""
-    lines = [NOT_CODE.sub("", line).rstrip() for line in text.splitlines()]
-    for start, line in enumerate(lines):
-        if not OPENING.search(line) or CONTROL.search(line):
+def cpp_functions(text: str) -> Iterator[tuple[str, int, int]]:
+    """The same by pattern: a name, a parameter list, and the body up to its closing brace."""
+    text = NOT_CODE.sub(lambda match: "\n" * match[0].count("\n"), text)
+    while TEMPLATE_ARGUMENTS.search(text):
+        text = TEMPLATE_ARGUMENTS.sub("", text)
+    for found in DEFINITION.finditer(text):
+        if found[1] in CONTROL:
             continue
-        depth = 0
-        for end in range(start, len(lines)):
-            depth += lines[end].count("{") - lines[end].count("}")
-            if depth <= 0:
-                yield line.strip(), end - start + 1
-                break
+        depth, end = 1, found.end()
+        while depth and end < len(text):
+            depth += (text[end] == "{") - (text[end] == "}")
+            end += 1
+        count = found[2].count(",") + 1 if found[2].strip() else 0
+        yield found[1], text.count("\n", found.start(), end) + 1, count
 
 
 def long_functions(file: Path, text: str) -> set[tuple[str, str]]:
-    if file.suffix in LANGUAGES["C++"]:
-        return {(str(file), name) for name, lines in cpp_functions(text) if lines > MAX_FUNCTION}
+    functions = cpp_functions if file.suffix in LANGUAGES["C++"] else python_functions
     return {
         (str(file), name)
-        for name, lines, parameters in python_functions(text)
+        for name, lines, parameters in functions(text)
         if lines > MAX_FUNCTION or parameters > MAX_PARAMETERS
     }
 
@@ -77,5 +80,7 @@ def test_a_long_function_is_found():
     assert long_functions(python, "def f(self, a, b, /, c, *d, e, **g): ...") == set()
     assert long_functions(python, "def f(self, a, b, /, c, *d, e, f, **g): ...") == {("a.py", "f")}
     body = "  if (x) {\n  }\n" * MAX_FUNCTION
-    assert long_functions(cpp, f"int f(int x) {{\n{body}}}\n") == {("a.cpp", "int f(int x) {")}
+    assert long_functions(cpp, f"int f(int x) {{\n{body}}}\n") == {("a.cpp", "f")}
     assert long_functions(cpp, "int f(int x) {\n}\n" * MAX_FUNCTION) == set()
+    assert long_functions(cpp, "int f(T<A, B> a, int b, int c, int d, int e, int g) {}") == set()
+    assert long_functions(cpp, "int f(int a, int b, int c, int d,\nint e, int g, int h) {}")
