@@ -5,7 +5,6 @@ Nothing is downloaded, and no code that comes with a model is run.
 
 import json
 import logging
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -130,11 +129,9 @@ def _from_pretrained(kind: Any, path: Path, **options: Any) -> Any:
             folder, local_files_only=True, trust_remote_code=False, **options
         )
     except Exception as error:  # whatever a library raises about a file, the file is at fault
-        reason = " ".join(str(error).split())[:300]
-        name = type(error).__name__
-        raise InputError(
-            f"load_model: transformers cannot read {path}: {name}: {reason}"
-        ) from error
+        reason = " ".join(str(error).split()).split(". ")[0]
+        reason = f"{type(error).__name__}: {reason}"
+        raise InputError(f"load_model: transformers cannot read {path}: {reason}") from error
 
 
 def _processor_flags(cpuinfo: Path) -> set[str]:
