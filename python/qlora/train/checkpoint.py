@@ -1,0 +1,116 @@
+"""Checkpoints: all that a run needs to go on as if it had never stopped, bit for bit.
+
+    checkpoints/checkpoint-000120/
+        adapter/                 the current adapter, in peft's format
+        best/                    the adapter with the best validation loss so far
+        optimizer.safetensors    NAME/STATE of every adapter parameter
+        checkpoint.json          state, identity, random generators, length of metrics.jsonl
+
+The data position is the step itself. A folder is whole or absent. Nothing here is a pickle.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+import qlora_kernels as qk
+from qlora.files import whole_folder
+from qlora.train import randomness
+from qlora.train.identity import Identity, differences
+from qlora.train.run import Run, RunFiles
+from qlora.train.state import TrainState
+from qlora_kernels.errors import InputError
+
+PREFIX, MANIFEST, OPTIMIZER = "checkpoint-", "checkpoint.json", "optimizer.safetensors"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What checkpoint.json holds."""
+
+    state: TrainState
+    identity: Identity
+    randomness: randomness.State
+    metrics_bytes: int
+
+
+def save(run: Run, state: TrainState, metrics_bytes: int) -> Path:
+    """Write the checkpoint of now and drop all but the last ones."""
+    folder = run.files.checkpoints / f"{PREFIX}{state.step:06d}"
+    manifest = Manifest(state, run.identity, randomness.capture(), metrics_bytes)
+    with whole_folder(folder) as temporary:
+        qk.save_adapter(run.model, temporary / "adapter")
+        if run.files.adapter.exists():
+            shutil.copytree(run.files.adapter, temporary / "best")
+        save_file(_optimizer_tensors(run), temporary / OPTIMIZER)
+        (temporary / MANIFEST).write_text(json.dumps(asdict(manifest)), encoding="utf-8")
+    _drop_old(run.files.checkpoints, run.settings.keep)
+    return folder
+
+
+def latest(folder: Path) -> Path | None:
+    """The last checkpoint of a folder of checkpoints."""
+    return max(folder.glob(f"{PREFIX}*"), key=_step_of, default=None)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read checkpoint.json; raises InputError where it cannot be."""
+    try:
+        values = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        return Manifest(**{**values, "state": TrainState(**values["state"])})
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"resume: {folder / MANIFEST} should be readable: {error}") from error
+
+
+def check_identity(folder: Path, then: Identity, now: Identity) -> None:
+    """Refuse to go on with other settings, data or another model."""
+    if differ := differences(then, now):
+        raise InputError(f"resume: to go on from {folder}, {differ}")
+
+
+def load_optimizer(
+    folder: Path, optimizer: torch.optim.Optimizer, run_parameters: Mapping[str, torch.nn.Parameter]
+) -> None:
+    """Give every parameter its optimizer state back."""
+    try:
+        tensors = load_file(folder / OPTIMIZER)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"resume: {folder / OPTIMIZER} should be readable: {error}") from error
+    for key, tensor in tensors.items():
+        name, _, kind = key.rpartition("/")
+        parameter = run_parameters[name]
+        device = torch.device("cpu") if tensor.dim() == 0 else parameter.device
+        optimizer.state[parameter][kind] = tensor.to(device)
+
+
+def restore_best(folder: Path, files: RunFiles) -> None:
+    """Put the best adapter of a checkpoint back in its place."""
+    if (folder / "best").exists():
+        with whole_folder(files.adapter) as temporary:
+            shutil.copytree(folder / "best", temporary, dirs_exist_ok=True)
+
+
+def _optimizer_tensors(run: Run) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}/{kind}": value.detach()
+        for name, parameter in run.parameters.items()
+        for kind, value in run.optimizer.state[parameter].items()
+    }
+
+
+def _drop_old(folder: Path, keep: int) -> None:
+    """Rename before removing, so that a half-removed checkpoint never looks like one."""
+    for old in sorted(folder.glob(f"{PREFIX}*"), key=_step_of)[:-keep]:
+        old.rename(folder / f".{old.name}.old")
+    for left in folder.glob(".*"):  # also what a killed run left half-written
+        shutil.rmtree(left)
+
+
+def _step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix(PREFIX))

@@ -1,0 +1,54 @@
+"""`qlora train`."""
+
+import argparse
+import json
+import logging
+import sys
+from dataclasses import asdict
+
+from qlora.settings import add_arguments as add_settings
+from qlora.settings import from_arguments
+from qlora.train.settings import TrainSettings
+
+HELP = """\
+Fine-tune a causal LM: its base stays frozen in 4 bits, small adapters learn.
+
+Writes the adapter with the best validation loss (peft's format), checkpoints, metrics and a plot
+of them to --output. Ctrl-C and SIGTERM save a checkpoint first; --resume auto goes on from it, bit
+for bit. Exit codes: 0 done, 1 diverged, 2 bad input, 130 or 143 interrupted."""
+
+EXAMPLES = """\
+examples:
+  qlora train --model SmolLM2-135M-Instruct --data train.jsonl --output runs/first
+  qlora train --model model.gguf --data book.txt --steps 200 --learning-rate 1e-4
+  qlora train --config runs/first/settings.yaml --resume auto"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add one option per setting, and --json."""
+    add_settings(parser, TrainSettings)
+    parser.add_argument(
+        "--json", action="store_true", help="print the result as JSON, the rest on stderr"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train; returns the exit code."""
+    settings = from_arguments(TrainSettings, arguments)
+    logging.getLogger("qlora_kernels").setLevel(logging.WARNING)  # the report says it shorter
+    from rich.console import Console  # the rest takes seconds to import
+
+    from qlora.train.result import describe_end
+    from qlora.train.step import Diverged
+    from qlora.train.trainer import train
+
+    try:
+        result = train(settings, Console(stderr=arguments.json))
+    except Diverged as failure:
+        print(f"qlora train: {failure}", file=sys.stderr)
+        return 1
+    if arguments.json:
+        print(json.dumps(asdict(result), default=str))
+    else:
+        print(describe_end(result))
+    return 128 + result.signal if result.signal else 0

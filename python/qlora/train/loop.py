@@ -1,0 +1,72 @@
+"""Training: steps, validations, checkpoints, and the reasons to stop."""
+
+import math
+
+import qlora_kernels as qk
+from qlora.evaluate import evaluate
+from qlora.train import checkpoint
+from qlora.train.interrupts import Interrupts
+from qlora.train.metrics import Journal
+from qlora.train.result import Ending
+from qlora.train.rows import EvaluationRow, WarningRow
+from qlora.train.run import Run
+from qlora.train.state import TrainState
+from qlora.train.step import Diverged, take_step
+from qlora.train.stopping import exhausted, norm_jump
+
+
+def train_loop(run: Run, state: TrainState, journal: Journal, interrupts: Interrupts) -> Ending:
+    """Train from `state` to the end; returns why it ended.
+
+    What is due after a step follows from the state alone, so a resumed run does the same.
+    """
+    saved = state.step
+    run.model.train()
+    while True:
+        if interrupts.number is None and _evaluation_due(run, state):
+            _evaluate(run, state, journal, interrupts)
+        ending = _ending(run, state, interrupts)
+        if state.step != saved and (ending or state.step % run.save_every == 0):
+            checkpoint.save(run, state, journal.durable_bytes())
+            saved = state.step
+        if ending:
+            return ending
+        _step(run, state, journal)
+
+
+def _ending(run: Run, state: TrainState, interrupts: Interrupts) -> Ending | None:
+    if interrupts.number is not None:
+        return "interrupted"
+    if state.step >= run.steps:
+        return "finished"
+    early = exhausted(state.evaluations_without_gain, run.settings.patience)
+    return "stopped early" if early else None
+
+
+def _step(run: Run, state: TrainState, journal: Journal) -> None:
+    row = take_step(run, state)
+    journal.record(row)
+    if warning := norm_jump(state.gradient_norms, row.gradient_norm):
+        journal.record(WarningRow(row.step, warning))
+    state.note_norm(row.gradient_norm)
+
+
+def _evaluation_due(run: Run, state: TrainState) -> bool:
+    due = state.step % run.evaluate_every == 0 or state.step >= run.steps
+    return bool(run.validation) and due and state.evaluated_step != state.step
+
+
+def _evaluate(run: Run, state: TrainState, journal: Journal, interrupts: Interrupts) -> None:
+    """Validate; the adapter with the lowest loss so far is the one that the run leaves behind."""
+    result = None
+    with interrupts.droppable():
+        result = evaluate(run.model, run.validation, run.pad_id, run.settings.batch_size)
+    if result is None:  # it stays due
+        return
+    if not math.isfinite(result.loss):
+        raise Diverged(state.step, "validation loss", result.loss)
+    best = state.note_evaluation(result.loss)
+    if best:
+        qk.save_adapter(run.model, run.files.adapter)
+    row = EvaluationRow(state.step, result.loss, result.perplexity, result.accuracy, best)
+    journal.record(row)

@@ -1,0 +1,109 @@
+"""From settings to a run that is ready to train. Nothing is written here."""
+
+import math
+import random
+
+import torch
+
+import qlora_kernels as qk
+from qlora.data import Example, pack, read_examples
+from qlora.data.encode import pad_token
+from qlora.models import load_model
+from qlora.objective import vocabulary_size
+from qlora.probe import check_model
+from qlora.train import checkpoint, randomness
+from qlora.train.checkpoint import Manifest
+from qlora.train.identity import identity
+from qlora.train.order import RowOrder
+from qlora.train.resume import Place
+from qlora.train.run import Rows, Run
+from qlora.train.settings import TrainSettings
+from qlora.train.state import TrainState
+from qlora_kernels.errors import InputError
+
+Examples = list[Example]
+
+
+def prepare(settings: TrainSettings, place: Place) -> tuple[Run, TrainState, int]:
+    """Load, quantize and check everything; (run, state, bytes of metrics.jsonl to keep)."""
+    randomness.seed_all(settings.seed)
+    model, tokenizer = load_model(settings.model)
+    training, validation = read_sets(settings, tokenizer, vocabulary_size(model))
+    qk.prepare_model(model, settings.layers)
+    if torch.cuda.is_available():
+        model.cuda()
+    check_model(model, settings.sequence_length, settings.packing)
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    rows = make_rows(settings, training)
+    order = RowOrder(len(rows), settings.batch_size * settings.accumulate, settings.seed)
+    steps = settings.steps or math.ceil(settings.epochs * order.steps_per_epoch)
+    mine = identity(settings, steps, model, (training, validation))
+    manifest = None
+    if place.checkpoint:
+        manifest = checkpoint.read_manifest(place.checkpoint)
+        checkpoint.check_identity(place.checkpoint, manifest.identity, mine)
+        qk.load_adapter(model, place.checkpoint / "adapter")
+    parameters = qk.nn.adapter_parameters(model)
+    run = Run(
+        settings=settings,
+        files=place.files,
+        model=model,
+        parameters=parameters,
+        optimizer=build_optimizer(settings, list(parameters.values())),
+        rows=rows,
+        validation=make_rows(settings, validation),
+        order=order,
+        steps=steps,
+        pad_id=pad_token(tokenizer),
+        identity=mine,
+    )
+    return (run, *_resume(run, place, manifest))
+
+
+def read_sets(
+    settings: TrainSettings, tokenizer: object, vocabulary: int
+) -> tuple[Examples, Examples]:
+    """Training and validation examples; a split is drawn from the seed, in file order."""
+    length = settings.sequence_length
+    examples = read_examples(settings.data, tokenizer, length, vocab_size=vocabulary)
+    if settings.validation:
+        path = settings.validation
+        return examples, read_examples(path, tokenizer, length, vocab_size=vocabulary)
+    if not settings.validation_split:
+        return examples, []
+    held = max(1, round(settings.validation_split * len(examples)))
+    if held >= len(examples):
+        raise InputError(
+            f"train: validation_split should leave examples to train on, was"
+            f" {settings.validation_split} of {len(examples)} (0 trains without validation)"
+        )
+    chosen = set(random.Random(f"{settings.seed}/split").sample(range(len(examples)), held))
+    training = [example for i, example in enumerate(examples) if i not in chosen]
+    return training, [examples[i] for i in sorted(chosen)]
+
+
+def make_rows(settings: TrainSettings, examples: Examples) -> Rows:
+    """Packed rows, or one example a row."""
+    if settings.packing:
+        return pack(examples, settings.sequence_length, settings.seed)
+    return [[example] for example in examples]
+
+
+def build_optimizer(
+    settings: TrainSettings, parameters: list[torch.nn.Parameter]
+) -> torch.optim.Optimizer:
+    """AdamW over the adapter weights, in one fused kernel."""
+    return torch.optim.AdamW(
+        parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+    )
+
+
+def _resume(run: Run, place: Place, manifest: Manifest | None) -> tuple[TrainState, int]:
+    """State and length of metrics.jsonl; the random generators come last, just before training."""
+    if manifest is None or place.checkpoint is None:
+        return TrainState(), 0
+    checkpoint.load_optimizer(place.checkpoint, run.optimizer, run.parameters)
+    checkpoint.restore_best(place.checkpoint, run.files)
+    randomness.restore(manifest.randomness)
+    return manifest.state, manifest.metrics_bytes

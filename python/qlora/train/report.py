@@ -1,0 +1,50 @@
+"""What a run says before its first step."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from qlora.train.run import Rows, Run
+from qlora_kernels.nn import Description
+
+
+def describe_start(run: Run, model: Description, checkpoint: Path | None) -> str:
+    """What is trained on what."""
+    settings = run.settings
+    lines = [
+        f"trainable   {model.num_trainable:,} of {model.num_parameters:,} parameters"
+        f" ({model.trainable_percent:.2f} %), {model.reduction:,.0f}x fewer than full fine-tuning",
+        f"adapters    rank {settings.rank} on {_describe_layers(model.adapted)}",
+        f"base        {_describe_base(settings.format, model)}",
+        f"data        {_describe_rows(run.rows, settings.sequence_length)}",
+        f"validation  {_describe_rows(run.validation, settings.sequence_length)}",
+        f"steps       {run.steps}, {run.order.steps_per_epoch} an epoch,"
+        f" of {settings.batch_size} x {settings.accumulate} rows",
+    ]
+    if checkpoint:
+        lines.append(f"resuming    {checkpoint}")
+    return "\n".join(lines)
+
+
+def _describe_base(format_name: str, model: Description) -> str:
+    if not model.num_quantized:
+        return "not quantized"
+    return (
+        f"{format_name}, {model.bytes_per_weight:.4f} bytes per quantized weight"
+        f" ({model.quantized_bytes / 2**20:.1f} MiB)"
+    )
+
+
+def _describe_layers(names: Sequence[str]) -> str:
+    """`28 layers: q_proj, k_proj`: how many, and the kinds that there are."""
+    kinds = dict.fromkeys(name.rpartition(".")[2] for name in names)
+    return f"{len(names)} layers: {', '.join(kinds)}"
+
+
+def _describe_rows(rows: Rows, length: int) -> str:
+    if not rows:
+        return "none: no early stopping, the last adapter is kept"
+    tokens = sum(len(example) for row in rows for example in row)
+    return (
+        f"{sum(map(len, rows)):,} examples, {tokens:,} tokens in {len(rows):,} rows of at most"
+        f" {length} ({tokens / len(rows) / length:.0%} full)"
+    )

@@ -1,0 +1,85 @@
+"""One optimizer step: accumulate, check, clip, update."""
+
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from qlora.objective import loss_sum, supervise
+from qlora.train.memory import peak_bytes
+from qlora.train.rows import StepRow
+from qlora.train.run import Run
+from qlora.train.schedule import learning_rate_share
+from qlora.train.state import TrainState
+
+
+@dataclass
+class Diverged(Exception):
+    """A number that is not finite; no weight has been touched by it."""
+
+    step: int
+    what: str  # "loss", "gradient norm" or "validation loss"
+    value: float
+    kept: list[Path] = field(default_factory=list)  # adapters that are good
+
+    def __str__(self) -> str:
+        kept = " and ".join(map(str, self.kept)) or "no adapter"
+        return (
+            f"{self.what} should be finite, was {self.value} at step {self.step}; kept {kept}"
+            " (try a lower --learning-rate or --max-norm, or --format int8)"
+        )
+
+
+def take_step(run: Run, state: TrainState) -> StepRow:
+    """Train on the next rows; raises Diverged, no weight changed, where a number is not finite.
+
+        gradient = d/dtheta  (sum of losses over all forward passes) / (their supervised tokens)
+
+    so accumulation gives what one large forward pass would.
+    """
+    start = time.perf_counter()
+    settings, optimizer = run.settings, run.optimizer
+    share = learning_rate_share(state.step, run.steps, settings.warmup, settings.lr_schedule)
+    for group in optimizer.param_groups:
+        group["lr"] = settings.learning_rate * share
+    loss, norm, tokens = _gradients(run, state.step)
+    for what, value in (("loss", loss), ("gradient norm", norm)):
+        if not math.isfinite(value):
+            optimizer.zero_grad()
+            raise Diverged(state.step + 1, what, value)
+    optimizer.step()
+    optimizer.zero_grad()
+    seconds = time.perf_counter() - start
+    state.step += 1
+    state.tokens += tokens
+    state.seconds += seconds
+    return StepRow(
+        step=state.step,
+        epoch=state.step / run.order.steps_per_epoch,
+        loss=loss,
+        gradient_norm=norm,
+        learning_rate=settings.learning_rate * share,
+        tokens=state.tokens,
+        tokens_per_second=tokens / seconds,
+        seconds=state.seconds,
+        memory_bytes=peak_bytes(run.model.device),
+    )
+
+
+def _gradients(run: Run, step: int) -> tuple[float, float, int]:
+    """Leave clipped gradients in the parameters; loss, norm before clipping, tokens seen."""
+    rows = [run.rows[number] for number in run.order.rows_of(step)]
+    size = run.settings.batch_size
+    batches = [supervise(rows[i : i + size], run.pad_id) for i in range(0, len(rows), size)]
+    num_labels = sum(len(batch.labels) for batch in batches)
+    total = torch.zeros((), device=run.model.device)
+    for batch in batches:
+        loss = loss_sum(run.model, batch) / num_labels
+        loss.backward()
+        total += loss.detach()
+    max_norm = run.settings.max_norm or math.inf
+    norm = torch.nn.utils.clip_grad_norm_(run.parameters.values(), max_norm)
+    loss_value, norm_value = torch.stack([total, norm]).tolist()  # the step's only wait for a GPU
+    return loss_value, norm_value, sum(batch.batch.num_tokens for batch in batches)

@@ -1,0 +1,96 @@
+"""`train(settings)`: one run from settings to adapter, the same from Python and the shell."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+import qlora_kernels as qk
+from qlora.files import write_text
+from qlora.settings import to_yaml
+from qlora.train.checkpoint import latest
+from qlora.train.interrupts import Interrupts
+from qlora.train.loop import train_loop
+from qlora.train.memory import peak_bytes
+from qlora.train.metrics import Journal, JsonLines, TensorBoard, read_rows
+from qlora.train.plot import draw_curves
+from qlora.train.prepare import prepare
+from qlora.train.progress import ScreenProgress
+from qlora.train.report import describe_start
+from qlora.train.result import TrainResult
+from qlora.train.resume import find_place
+from qlora.train.rows import Sink, StepRow, WarningRow
+from qlora.train.run import Run
+from qlora.train.settings import TrainSettings
+from qlora.train.state import TrainState
+from qlora.train.step import Diverged
+
+
+def train(settings: TrainSettings, console: Console | None = None) -> TrainResult:
+    """Fine-tune as `settings` say; shows progress on `console`, or nothing without one.
+
+    Raises InputError for bad input, before anything is written, and Diverged, its message naming
+    the saved adapter, where a loss or gradient is not finite.
+    """
+    place = find_place(settings)
+    run, state, metrics_bytes = prepare(settings, place)
+    model = qk.nn.describe(run.model)
+    run.files.folder.mkdir(parents=True, exist_ok=True)
+    write_text(run.files.settings, to_yaml(replace(settings, resume=None, output=run.files.folder)))
+    if console:
+        console.print(describe_start(run, model, place.checkpoint), soft_wrap=True, highlight=False)
+    journal = _open_journal(run, state, metrics_bytes, console)
+    try:
+        with Interrupts() as interrupts:
+            ending = train_loop(run, state, journal, interrupts)
+        if not run.validation and ending == "finished":
+            qk.save_adapter(run.model, run.files.adapter)
+    except Diverged as failure:
+        _save_last_good(run, failure, journal)
+        raise
+    finally:
+        journal.close()
+        plot = _draw(run)
+    return TrainResult(
+        ending=ending,
+        signal=interrupts.number if ending == "interrupted" else None,
+        steps=state.step,
+        best_step=state.best_step,
+        best_loss=state.best_loss,
+        folder=run.files.folder,
+        adapter=run.files.adapter if run.files.adapter.exists() else None,
+        checkpoint=latest(run.files.checkpoints),
+        metrics=run.files.metrics,
+        plot=plot,
+        model=model,
+        seconds=state.seconds,
+        peak_memory_bytes=peak_bytes(run.model.device),
+    )
+
+
+def _open_journal(
+    run: Run, state: TrainState, metrics_bytes: int, console: Console | None
+) -> Journal:
+    files = run.files
+    others: list[Sink] = [TensorBoard(files.tensorboard, state.step)]
+    if console:
+        others.append(ScreenProgress(console, run.steps, state.step))
+    return Journal(JsonLines(files.metrics, metrics_bytes), others)
+
+
+def _save_last_good(run: Run, failure: Diverged, journal: Journal) -> None:
+    """Keep the best adapter; keep the one of now too, which the failed step has not touched."""
+    kept = [run.files.adapter] if run.files.adapter.exists() else []
+    if failure.what != "validation loss":
+        kept.append(run.files.last_good if kept else run.files.adapter)
+        qk.save_adapter(run.model, kept[-1])
+    failure.kept = kept
+    journal.record(WarningRow(failure.step, str(failure)))
+
+
+def _draw(run: Run) -> Path | None:
+    rows = read_rows(run.files.metrics)
+    if not any(isinstance(row, StepRow) for row in rows):
+        return None
+    title = f"{run.files.folder.name}: {run.settings.model.name}, {run.settings.format}"
+    return draw_curves(rows, run.files.plot, title, run.settings.max_norm)
