@@ -2,9 +2,11 @@
 
 import os
 
+from qlora_kernels import nn, ops
 from qlora_kernels.checks import InputError
 from qlora_kernels.dispatch import backends, force_from_environment, use_backend
 from qlora_kernels.formats import Adapter, QuantizedTensor
+from qlora_kernels.nn import QLoRAConfig, load_adapter, prepare_model, save_adapter
 from qlora_kernels.ops import (
     dequantize,
     dropout_mask,
@@ -16,13 +18,19 @@ from qlora_kernels.ops import (
 __all__ = [
     "Adapter",
     "InputError",
+    "QLoRAConfig",
     "QuantizedTensor",
     "backends",
     "dequantize",
     "dropout_mask",
     "linear_cross_entropy",
+    "load_adapter",
+    "nn",
+    "ops",
+    "prepare_model",
     "qlora_linear",
     "quantize",
+    "save_adapter",
     "use_backend",
 ]
 

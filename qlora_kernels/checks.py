@@ -37,13 +37,13 @@ def check_shapes(
             shape = shape[len(shape) - len(letters) :]
         else:
             fits = len(shape) == len(letters)
-        if not (fits and all(bound.setdefault(a, s) == s for a, s in zip(letters, shape, strict=True))):
+        if not (
+            fits and all(bound.setdefault(a, s) == s for a, s in zip(letters, shape, strict=True))
+        ):
             known = ", ".join(f"{a} = {bound[a]}" for a in letters if a in bound)
             where = f" with {known}" if known else ""
             wanted = ", ".join(pattern.split())
-            raise InputError(
-                f"{op}: {name} should be [{wanted}]{where}, was {list(tensor.shape)}"
-            )
+            raise InputError(f"{op}: {name} should be [{wanted}]{where}, was {list(tensor.shape)}")
     return bound
 
 

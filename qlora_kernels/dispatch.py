@@ -74,7 +74,9 @@ class Room:
                     return kernel
                 refusals.append(f"{kernel.BACKEND}: {refusal}")
         listed = "; ".join(refusals) or f"{_forced}: has no kernel for this op"
-        raise InputError(f"{self.op}: should have a backend that runs this call, was refused by {listed}")
+        raise InputError(
+            f"{self.op}: should have a backend that runs this call, was refused by {listed}"
+        )
 
 
 def define(

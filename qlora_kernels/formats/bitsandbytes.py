@@ -69,7 +69,9 @@ def from_bitsandbytes(state: dict[str, torch.Tensor], prefix: str = "weight") ->
                 f"{_WHO}: nested_blocksize should be {NESTED_BLOCK_SIZE}, "
                 f"was {facts.get('nested_blocksize')}"
             )
-        nested_offset = torch.tensor(facts.get("nested_offset"), dtype=torch.float32).to(codes.device)
+        nested_offset = torch.tensor(facts.get("nested_offset"), dtype=torch.float32).to(
+            codes.device
+        )
         nested_absmax = nested_absmax.float()
     q = QuantizedTensor(
         codes,

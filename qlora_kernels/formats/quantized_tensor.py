@@ -211,9 +211,7 @@ def flatten(base: Base) -> tuple[Any, ...]:
     return (base, None, None, None, base.shape, base.dtype, "none", 0)
 
 
-def unflatten(
-    codes: torch.Tensor, scales: torch.Tensor | None, *rest: Any
-) -> Base:
+def unflatten(codes: torch.Tensor, scales: torch.Tensor | None, *rest: Any) -> Base:
     """The base weight that `flatten` took apart."""
     if scales is None:
         return codes

@@ -1,7 +1,6 @@
 """A quantized tensor as named plain tensors, and as a safetensors file: exact both ways."""
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from qlora_kernels.errors import InputError
+from qlora_kernels.files import write_atomically
 from qlora_kernels.formats.quantized_tensor import QuantizedTensor
 
 _TENSORS = ("codes", "scales", "nested_absmax", "nested_offset")
@@ -62,22 +62,17 @@ def from_state_dict(state: dict[str, torch.Tensor], prefix: str = "weight") -> Q
             block_size=int(spec["block_size"]),  # type: ignore[call-overload]
         )
     except (KeyError, TypeError) as error:
-        raise InputError(f"state dict: {prefix}.spec should describe a weight, lacks {error}") from None
+        raise InputError(
+            f"state dict: {prefix}.spec should describe a weight, lacks {error}"
+        ) from None
     q.check("state dict")
     return q
 
 
 def save(q: QuantizedTensor, path: str | Path) -> None:
     """Write one quantized tensor as a safetensors file, atomically."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        save_file({k: t.contiguous() for k, t in to_state_dict(q).items()}, temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    state = {name: t.contiguous() for name, t in to_state_dict(q).items()}
+    write_atomically(path, lambda temporary: save_file(state, temporary))
 
 
 def load(path: str | Path) -> QuantizedTensor:

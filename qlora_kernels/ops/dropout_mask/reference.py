@@ -25,9 +25,7 @@ def dropout_mask(seed: torch.Tensor, out: torch.Tensor, p: float) -> None:
     out.copy_((kept * scale).view(out.shape))
 
 
-def philox(
-    counter: tuple[torch.Tensor, ...], seed: torch.Tensor
-) -> tuple[torch.Tensor, ...]:
+def philox(counter: tuple[torch.Tensor, ...], seed: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """The four output words of Philox4x32-10 (Salmon et al., SC 2011) for a 64-bit seed."""
     c0, c1, c2, c3 = counter
     k0, k1 = seed & _WORD, (seed >> 32) & _WORD

@@ -51,9 +51,7 @@ def qlora_linear(
     return _qlora_linear(*Call(x, q, adapter, seed).flatten(), bias)
 
 
-def _check(
-    x: torch.Tensor, q: Base, adapter: Adapter | None, bias: torch.Tensor | None
-) -> None:
+def _check(x: torch.Tensor, q: Base, adapter: Adapter | None, bias: torch.Tensor | None) -> None:
     op = "qlora_linear"
     tensors = {"x": x, "bias": bias}
     if isinstance(q, QuantizedTensor):
@@ -62,7 +60,9 @@ def _check(
     else:
         sizes = check_shapes(op, w=(q, "n k"))
         if q.requires_grad:
-            raise InputError(f"{op}: the base weight should be frozen, was one that wants a gradient")
+            raise InputError(
+                f"{op}: the base weight should be frozen, was one that wants a gradient"
+            )
     sizes = check_shapes(op, sizes, x=(x, "... k"), bias=(bias, "n"))
     if adapter is not None:
         adapter.check(op)

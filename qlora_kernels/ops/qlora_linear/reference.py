@@ -28,7 +28,9 @@ def forward(
     seed: torch.Tensor | None,
 ) -> torch.Tensor:
     """`y = x W^T + s (drop(x A^T)) B^T + bias`, [m, n]."""
-    y = torch.nn.functional.linear(x, _dense(base, x.dtype), None if bias is None else bias.to(x.dtype))
+    y = torch.nn.functional.linear(
+        x, _dense(base, x.dtype), None if bias is None else bias.to(x.dtype)
+    )
     if adapter is None:
         return y
     _, h = _down(x, adapter, _mask(x, adapter, seed))

@@ -49,7 +49,9 @@ def _codebook_codes(flat: torch.Tensor, absmax: torch.Tensor, spec: QuantSpec) -
     # bitsandbytes multiplies full blocks by the reciprocal and divides the short one.
     inverse = 1.0 / absmax.clamp(min=TINY)
     scaled = _blocks(flat[:full], spec.block_size) * inverse[: full // spec.block_size, None]
-    scaled = torch.cat([scaled.view(-1), flat[full:] / absmax[-1:]]) if full < flat.numel() else scaled
+    scaled = (
+        torch.cat([scaled.view(-1), flat[full:] / absmax[-1:]]) if full < flat.numel() else scaled
+    )
     scaled = torch.nn.functional.pad(scaled.reshape(-1).clamp(-1, 1), (0, flat.numel() % 2))
     codes = order[torch.bucketize(scaled, thresholds)]
     return (codes[::2] << 4 | codes[1::2]).unsqueeze(1)

@@ -1,0 +1,26 @@
+"""Layers and the surgery that puts them into a model: state, no maths."""
+
+from qlora_kernels.nn.adapter_files import load_adapter, read_adapter_config, save_adapter
+from qlora_kernels.nn.config import QLoRAConfig
+from qlora_kernels.nn.description import Description, describe
+from qlora_kernels.nn.qlora_linear import QLoRALinear
+from qlora_kernels.nn.surgery import (
+    adapter_parameters,
+    disable_adapters,
+    prepare_model,
+    quantized_layers,
+)
+
+__all__ = [
+    "Description",
+    "QLoRAConfig",
+    "QLoRALinear",
+    "adapter_parameters",
+    "describe",
+    "disable_adapters",
+    "load_adapter",
+    "prepare_model",
+    "quantized_layers",
+    "read_adapter_config",
+    "save_adapter",
+]

@@ -1,0 +1,95 @@
+"""What `prepare_model` is asked for, as one frozen value that is checked when it is made."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from qlora_kernels.checks import InputError, check_choice, check_probability
+from qlora_kernels.formats import QuantSpec
+from qlora_kernels.formats.adapter import DROPOUT_ON
+
+INITS = ("gaussian", "kaiming-uniform")
+
+
+@dataclass(frozen=True)
+class QLoRAConfig:
+    """Base format and adapters: `y = dequantize(q) x + (alpha / rank) B A x`.
+
+    rank, alpha: size and strength of the update; rslora: scale by alpha / sqrt(rank) instead
+    (arXiv 2312.03732). targets: which linear layers get adapters: a list of name suffixes, one string
+    as a full-match regular expression, or "all-linear" (all but the head); exclude: name suffixes to
+    leave out. rank_pattern, alpha_pattern: {regular expression on the end of the name: value}.
+
+    format: "nf4", "fp4", "int8", or "none" for an unquantized base; block_size, double_quant: see
+    `quantize`. Every linear layer but the head is quantized, whatever `targets` says; quantize_head:
+    the head too. untie: give a tied head its own weight, which adapters and quantization of it need.
+
+    dropout, dropout_on: see `Adapter`. init: A is "gaussian" (std 1 / rank) or "kaiming-uniform"
+    (peft's default); B is zero, so training starts from the base.
+
+    Raises InputError for any value that makes no sense.
+    """
+
+    rank: int = 16
+    alpha: float = 32
+    targets: str | Sequence[str] = "all-linear"
+    format: str = "nf4"
+    block_size: int = 64
+    double_quant: bool = True
+    dropout: float = 0.0
+    dropout_on: str = "rank"
+    rslora: bool = False
+    rank_pattern: Mapping[str, int] = field(default_factory=dict)
+    alpha_pattern: Mapping[str, float] = field(default_factory=dict)
+    exclude: Sequence[str] = ()
+    init: str = "gaussian"
+    quantize_head: bool = False
+    untie: bool = False
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        who = "QLoRAConfig"
+        for name, rank in {"rank": self.rank, **self.rank_pattern}.items():
+            if not isinstance(rank, int) or isinstance(rank, bool) or rank <= 0:
+                raise InputError(f"{who}: {name} should be a whole number above 0, was {rank!r}")
+        for name, alpha in {"alpha": self.alpha, **self.alpha_pattern}.items():
+            if not (isinstance(alpha, int | float) and math.isfinite(alpha) and alpha > 0):
+                raise InputError(f"{who}: {name} should be a finite number above 0, was {alpha!r}")
+        if self.format != "none":
+            self.spec.check(who)
+        check_probability(who, "dropout", self.dropout)
+        check_choice(who, "dropout_on", self.dropout_on, DROPOUT_ON)
+        check_choice(who, "init", self.init, INITS)
+        patterns = [*self.rank_pattern, *self.alpha_pattern]
+        if isinstance(self.targets, str):
+            patterns.append(self.targets)
+        for pattern in patterns:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise InputError(
+                    f"{who}: a pattern should be a regular expression, was {pattern!r} ({error})"
+                ) from None
+
+    @property
+    def spec(self) -> QuantSpec:
+        """How the base is quantized."""
+        return QuantSpec(self.format, self.block_size, self.double_quant)
+
+    def rank_of(self, name: str) -> int:
+        """The rank of the layer of that name."""
+        return int(_lookup(self.rank_pattern, name, self.rank))
+
+    def alpha_of(self, name: str) -> float:
+        """The alpha of the layer of that name."""
+        return float(_lookup(self.alpha_pattern, name, self.alpha))
+
+
+def _lookup(patterns: Mapping[str, Any], name: str, default: Any) -> Any:
+    """The value of the first pattern that matches the end of the name, from a dot on."""
+    for pattern, value in patterns.items():
+        if re.fullmatch(rf"(.*\.)?({pattern})", name):
+            return value
+    return default

@@ -1,0 +1,184 @@
+"""The layer: a frozen quantized base and an optional low-rank adapter; state, no maths."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from qlora_kernels.checks import InputError, check_shapes
+from qlora_kernels.formats import Adapter, Base, QuantizedTensor
+from qlora_kernels.nn.config import QLoRAConfig
+from qlora_kernels.ops import dequantize, qlora_linear, quantize
+
+_SCALES = ("scales", "nested_absmax", "nested_offset")
+
+
+def is_conv1d(module: nn.Module) -> bool:
+    """Whether this is GPT-2's linear layer, whose weight is stored [in, out]."""
+    return type(module).__name__ == "Conv1D" and hasattr(module, "nf")
+
+
+class QLoRALinear(nn.Linear):
+    """`y = x W^T + s (drop(x A^T)) B^T + bias` with W frozen in 4 or 8 bits (or 16, format "none").
+
+    An `nn.Linear` for whoever asks; `weight` holds the codes, uint8 [bytes, 1] (the dense [out, in]
+    weight with format "none"), and the scales are buffers. `lora_a` [rank, in] and `lora_b`
+    [out, rank] are float32 parameters, or None in a layer without adapter. Neither scales nor
+    adapters are cast by `.to(dtype)`. Drops in train mode only. Make one with `from_linear`.
+    """
+
+    lora_a: nn.Parameter | None
+    lora_b: nn.Parameter | None
+
+    def __init__(self, base: Base, bias: torch.Tensor | None = None) -> None:
+        """A layer over a base weight [out, in], without adapter."""
+        super(nn.Linear, self).__init__()  # not nn.Linear's own: it would allocate a dense weight
+        sizes = check_shapes("QLoRALinear", base=(torch.empty(base.shape, device="meta"), "n k"))
+        check_shapes("QLoRALinear", sizes, bias=(bias, "n"))
+        self.out_features, self.in_features = sizes["n"], sizes["k"]
+        self.weight_dtype = base.dtype
+        self.format, self.block_size = "none", 0
+        codes = base
+        if isinstance(base, QuantizedTensor):
+            self.format, self.block_size = base.format, base.block_size
+            codes = base.codes
+        self.weight = nn.Parameter(codes.detach(), requires_grad=False)  # type: ignore[union-attr]
+        for name in _SCALES:
+            self.register_buffer(name, getattr(base, name, None))
+        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+        self.register_parameter("lora_a", None)
+        self.register_parameter("lora_b", None)
+        self.alpha, self.rslora = 0.0, False
+        self.dropout, self.dropout_on = 0.0, "rank"
+        self.adapter_enabled = True
+
+    @classmethod
+    def from_linear(
+        cls, linear: nn.Module, config: QLoRAConfig, name: str = "", adapt: bool = True
+    ) -> "QLoRALinear":
+        """Quantize an `nn.Linear` (or GPT-2's Conv1D, transposed) and give it a fresh adapter.
+
+        name: the layer's, for the config's patterns. adapt=False leaves the adapter out. Raises
+        InputError for a module that is neither, and for a weight that is not finite.
+        """
+        if isinstance(linear, nn.Linear) and not isinstance(linear, cls):
+            weight = linear.weight.detach()
+        elif is_conv1d(linear):
+            weight = linear.weight.detach().T.contiguous()  # type: ignore[union-attr,operator]
+        else:
+            raise InputError(
+                f"QLoRALinear: linear should be an nn.Linear, was {type(linear).__name__}"
+            )
+        base = weight
+        if config.format != "none":
+            base = quantize(weight, config.format, config.block_size, config.double_quant)
+        layer = cls(base, linear.bias).train(linear.training)  # type: ignore[arg-type]
+        if adapt:
+            layer.add_adapter(config, name)
+        return layer
+
+    def add_adapter(self, config: QLoRAConfig, name: str = "") -> None:
+        """Give the layer a fresh trainable adapter: A by `config.init`, B zero."""
+        rank = config.rank_of(name)
+        a = torch.empty(rank, self.in_features, dtype=torch.float32, device=self.weight.device)
+        if config.init == "gaussian":
+            nn.init.normal_(a, std=1 / rank)
+        else:
+            nn.init.kaiming_uniform_(a, a=math.sqrt(5))
+        b = torch.zeros(self.out_features, rank, dtype=torch.float32, device=self.weight.device)
+        self.set_adapter(a, b, config.alpha_of(name), config.rslora)
+        self.dropout, self.dropout_on = config.dropout, config.dropout_on
+
+    def set_adapter(
+        self, a: torch.Tensor, b: torch.Tensor, alpha: float, rslora: bool = False
+    ) -> None:
+        """Take these factors, a [rank, in] and b [out, rank]; in place where the shapes are the same."""
+        sizes = {"k": self.in_features, "n": self.out_features}
+        check_shapes("set_adapter", sizes, a=(a, "r k"), b=(b, "n r"))
+        for name, factor in (("lora_a", a), ("lora_b", b)):
+            held = getattr(self, name)
+            if held is not None and held.shape == factor.shape:
+                held.data.copy_(factor)
+            else:
+                factor = factor.to(self.weight.device, torch.float32)
+                setattr(self, name, nn.Parameter(factor.contiguous()))
+        self.alpha, self.rslora = alpha, rslora
+
+    def remove_adapter(self) -> None:
+        """Leave the frozen base alone."""
+        self.lora_a = self.lora_b = None
+
+    @property
+    def base(self) -> Base:
+        """The frozen weight [out, in] as the op takes it."""
+        if self.format == "none":
+            return self.weight
+        scales = (self.get_buffer(n) if getattr(self, n) is not None else None for n in _SCALES)
+        return QuantizedTensor(
+            self.weight,
+            *scales,  # type: ignore[arg-type]
+            shape=torch.Size((self.out_features, self.in_features)),
+            dtype=self.weight_dtype,
+            format=self.format,
+            block_size=self.block_size,
+        )
+
+    @property
+    def scaling(self) -> float:
+        """s: alpha / rank, or alpha / sqrt(rank) with rsLoRA; 0 without adapter."""
+        if self.lora_a is None:
+            return 0.0
+        rank = self.lora_a.shape[0]
+        return self.alpha / (math.sqrt(rank) if self.rslora else rank)
+
+    @property
+    def adapter(self) -> Adapter | None:
+        """The adapter as the op takes it, its dropout included whatever the mode; None without."""
+        if self.lora_a is None or self.lora_b is None:
+            return None
+        return Adapter(self.lora_a, self.lora_b, self.scaling, self.dropout, self.dropout_on)
+
+    @property
+    def W_q(self) -> torch.Tensor:  # noqa: N802 - the name by which peft knows a quantized weight
+        """The codes."""
+        return self.weight
+
+    def dequantize(self) -> torch.Tensor:
+        """The base weight, dense [out, in], in its original dtype."""
+        base = self.base
+        return dequantize(base) if isinstance(base, QuantizedTensor) else base
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x [..., in] -> [..., out]; under autocast in its dtype, else in x's."""
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.to(torch.get_autocast_dtype(x.device.type))
+        adapter = self.adapter if self.adapter_enabled else None
+        if adapter is not None and not self.training and adapter.dropout:
+            adapter = replace(adapter, dropout=0.0)
+        return qlora_linear(x, self.base, adapter, self.bias)
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
+        """Move everything, but cast only the bias and an unquantized weight."""
+        castable = {id(self.weight), id(self.bias)}
+
+        def keeping_bits(tensor: torch.Tensor) -> torch.Tensor:
+            moved = fn(tensor)
+            if moved.dtype == tensor.dtype or id(tensor) in castable:
+                return moved
+            return tensor.to(moved.device)
+
+        result = super()._apply(keeping_bits, recurse)
+        if self.format == "none":
+            self.weight_dtype = self.weight.dtype
+        return result
+
+    def extra_repr(self) -> str:
+        """Shown by print(model)."""
+        rank = 0 if self.lora_a is None else self.lora_a.shape[0]
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"format={self.format}, rank={rank}, bias={self.bias is not None}"
+        )

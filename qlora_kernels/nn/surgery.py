@@ -1,0 +1,147 @@
+"""The surgery: every linear layer of a model becomes a QLoRALinear, in place."""
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+from qlora_kernels.checks import InputError
+from qlora_kernels.nn.config import QLoRAConfig
+from qlora_kernels.nn.qlora_linear import QLoRALinear, is_conv1d
+from qlora_kernels.nn.targets import matched_names
+
+_LOG = logging.getLogger("qlora_kernels")
+
+Progress = Callable[[int, int, str], None]
+
+
+def prepare_model(
+    model: nn.Module, config: QLoRAConfig, progress: Progress | None = None
+) -> nn.Module:
+    """Quantize the linear layers of `model` in place, add adapters, freeze all the rest; returns it.
+
+    Every `nn.Linear` (and Conv1D of GPT-2) but the output head becomes a QLoRALinear; those that
+    `config.targets` chooses get adapters. What matched is logged at INFO level to "qlora_kernels" and
+    told by `describe(model)`. progress(done, total, name) is called after each layer.
+
+    Raises InputError, before anything is changed, for targets that match nothing, a tied head that
+    would be changed without `untie`, a weight that is not finite, and a model prepared already.
+    """
+    layers = _linear_layers(model)
+    head = _head_name(model, layers)
+    adapted = matched_names(list(layers), head, config)
+    replaced = [n for n in layers if n != head or config.quantize_head or head in adapted]
+    _check_weights({n: layers[n] for n in replaced})
+    if head in replaced:
+        _untie(model, layers[head], head, config)  # type: ignore[index]
+    model.requires_grad_(False)
+    places = _places(model)
+    for done, name in enumerate(replaced, start=1):
+        linear = layers[name]
+        layer_config = config
+        if name == head and not config.quantize_head:
+            layer_config = _unquantized(config)
+        layer = QLoRALinear.from_linear(linear, layer_config, name, adapt=name in adapted)
+        for parent, attribute in places[id(linear)]:
+            setattr(parent, attribute, layer)
+        if progress is not None:
+            progress(done, len(replaced), name)
+    _LOG.info("prepare_model: adapters on %d of %d layers: %s", len(adapted), len(layers), adapted)
+    return model
+
+
+def quantized_layers(model: nn.Module) -> dict[str, QLoRALinear]:
+    """Name -> layer of every QLoRALinear in the model, with or without adapter."""
+    return {n: m for n, m in model.named_modules() if isinstance(m, QLoRALinear)}
+
+
+def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Name -> parameter of every adapter in the model: what an optimizer should get."""
+    return {
+        f"{name}.{part}": parameter
+        for name, layer in quantized_layers(model).items()
+        for part in ("lora_a", "lora_b")
+        if (parameter := getattr(layer, part)) is not None
+    }
+
+
+@contextmanager
+def disable_adapters(model: nn.Module) -> Iterator[None]:
+    """Within the block the model is its quantized base."""
+    layers = list(quantized_layers(model).values())
+    before = [layer.adapter_enabled for layer in layers]
+    try:
+        for layer in layers:
+            layer.adapter_enabled = False
+        yield
+    finally:
+        for layer, enabled in zip(layers, before, strict=True):
+            layer.adapter_enabled = enabled
+
+
+def _linear_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Name -> linear layer, each shared one once. Subclasses are left alone: they mean something."""
+    layers = {}
+    for name, module in model.named_modules():
+        if isinstance(module, QLoRALinear):
+            raise InputError(f"prepare_model: model should be unprepared, {name} is a QLoRALinear")
+        if type(module) is nn.Linear or is_conv1d(module):
+            layers[name] = module
+    if not layers or "" in layers:
+        was = "a single one" if layers else "none"
+        raise InputError(
+            f"prepare_model: model should hold linear layers, was {was} "
+            "(QLoRALinear.from_linear prepares one layer)"
+        )
+    return layers
+
+
+def _head_name(model: nn.Module, layers: dict[str, nn.Module]) -> str | None:
+    """The layer that makes the logits, as transformers tells it, or by its usual name."""
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    by_identity = next((n for n, m in layers.items() if m is head), None)
+    return by_identity or ("lm_head" if "lm_head" in layers else None)
+
+
+def _check_weights(layers: dict[str, nn.Module]) -> None:
+    """Refuse a weight that is not finite while nothing has changed yet."""
+    for name, layer in layers.items():
+        finite = layer.weight.detach().isfinite()  # type: ignore[union-attr,operator]
+        if layer.weight.device.type != "meta" and not finite.all():  # type: ignore[union-attr]
+            index = (~finite).nonzero()[0].tolist()
+            value = layer.weight[tuple(index)].item()  # type: ignore[index,operator]
+            raise InputError(
+                f"prepare_model: {name}.weight should be finite, was {value} at {index}"
+            )
+
+
+def _untie(model: nn.Module, head: nn.Module, name: str, config: QLoRAConfig) -> None:
+    """Give a head that shares the embedding's weight its own, or refuse to change it."""
+    shared = [n for n, p in model.named_parameters(remove_duplicate=False) if p is head.weight]
+    if len(shared) == 1:
+        return
+    if not config.untie:
+        others = ", ".join(n for n in shared if n != f"{name}.weight")
+        raise InputError(
+            f"prepare_model: {name} should have its own weight to be changed, shares {others} "
+            "(untie=True gives it a copy)"
+        )
+    head.weight = nn.Parameter(head.weight.detach().clone())  # type: ignore[operator]
+    model_config = getattr(model, "config", None)
+    if hasattr(model_config, "tie_word_embeddings"):
+        model_config.tie_word_embeddings = False  # type: ignore[union-attr]
+
+
+def _unquantized(config: QLoRAConfig) -> QLoRAConfig:
+    return QLoRAConfig(**{**vars(config), "format": "none"})
+
+
+def _places(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
+    """id of a module -> every (parent, attribute) that holds it, since modules can be shared."""
+    places = defaultdict(list)
+    for parent in model.modules():
+        for attribute, child in parent.named_children():
+            places[id(child)].append((parent, attribute))
+    return places

@@ -1,0 +1,51 @@
+"""Which layers of a model get adapters."""
+
+import difflib
+import re
+from collections.abc import Sequence
+
+from qlora_kernels.checks import InputError
+from qlora_kernels.nn.config import QLoRAConfig
+
+
+def matched_names(names: Sequence[str], head: str | None, config: QLoRAConfig) -> list[str]:
+    """The linear layers among `names` that config.targets and config.exclude choose, in order.
+
+    "all-linear" leaves the head out. Raises InputError naming the nearest names for a target or an
+    exclusion that matches nothing.
+    """
+    excluded = set()
+    for suffix in config.exclude:
+        excluded |= _ending_in(suffix, names, "exclude")
+    if config.targets == "all-linear":
+        chosen = set(names) - {head}
+    elif isinstance(config.targets, str):
+        chosen = {n for n in names if re.fullmatch(config.targets, n)}
+        if not chosen:
+            raise _nothing("targets", config.targets, names)
+    else:
+        chosen = set()
+        for suffix in config.targets:
+            chosen |= _ending_in(suffix, names, "targets")
+    return [n for n in names if n in chosen - excluded]
+
+
+def _ending_in(suffix: str, names: Sequence[str], field: str) -> set[str]:
+    """The names that are `suffix` or end in `.suffix`."""
+    found = {n for n in names if n == suffix or n.endswith(f".{suffix}")}
+    if not found:
+        raise _nothing(field, suffix, names)
+    return found
+
+
+def _nothing(field: str, pattern: str, names: Sequence[str]) -> InputError:
+    """The error of a pattern without a match, with the names that come nearest."""
+    # Suffixes of every length are what a user may have meant.
+    suffixes = {".".join(n.split(".")[i:]) for n in names for i in range(n.count(".") + 1)}
+    nearest = difflib.get_close_matches(pattern, sorted(suffixes), n=3, cutoff=0.4)
+    if not nearest:
+        nearest = sorted({n.rpartition(".")[2] for n in names})[:8]
+    return InputError(
+        f"prepare_model: {field} should match a linear layer, {pattern!r} matches none; "
+        f"nearest: {', '.join(nearest)}"
+    )
