@@ -1,8 +1,55 @@
-"""Builds both packages: the library `qlora_kernels` and the application `qlora`."""
+"""Builds both packages, the library `qlora_kernels` and the application `qlora`, and the native kernels."""
 
+import os
+import shlex
+from pathlib import Path
+
+from pybind11.setup_helpers import ParallelCompile, Pybind11Extension
 from setuptools import find_packages, setup
+from setuptools._distutils.errors import CompileError
+from setuptools.command.build_ext import build_ext
+
+CSRC = Path("csrc")
+
+# No -march and no -ffast-math: instruction sets are chosen at run time, and codecs are bit-exact on all
+# of them, which forbids contracting a * b + c. OpenMP is compiled for but not linked: the runtime that
+# torch has loaded is used (qlora_kernels/native.py), since two runtimes fight over the cores.
+COMPILE_FLAGS = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fopenmp", "-fvisibility=hidden"]
+WARNING_FLAGS = ["-Wall", "-Wextra", "-Wconversion"]
+
+
+class BuildExtension(build_ext):
+    """`build_ext` that says what to install where there is no compiler."""
+
+    def build_extensions(self) -> None:
+        """Compile, or end with one line that tells what is missing."""
+        try:
+            super().build_extensions()
+        except CompileError as error:
+            raise SystemExit(
+                "qlora_kernels: the native kernels should build with g++ 11 or newer "
+                f"(Debian, Ubuntu: apt install g++), was refused: {error}"
+            ) from None
+
+
+def cpu_extension() -> Pybind11Extension:
+    """`qlora_kernels._cpu`, from csrc/common, csrc/cpu and csrc/bindings."""
+    sources = [*CSRC.glob("cpu/*.cpp"), *CSRC.glob("bindings/*.cpp")]
+    headers = [p for p in CSRC.rglob("*") if p.suffix in (".h", ".inl")]
+    return Pybind11Extension(
+        "qlora_kernels._cpu",
+        sorted(map(str, sources)),
+        depends=sorted(map(str, headers)),
+        cxx_std=20,
+        extra_compile_args=[*COMPILE_FLAGS, *WARNING_FLAGS, *shlex.split(os.environ.get("QLORA_CXXFLAGS", ""))],
+    )
+
+
+ParallelCompile("QLORA_BUILD_JOBS", default=os.cpu_count() or 1).install()
 
 setup(
     packages=find_packages(include=["qlora_kernels*"]) + find_packages("python", include=["qlora*"]),
     package_dir={"qlora_kernels": "qlora_kernels", "qlora": "python/qlora"},
+    ext_modules=[cpu_extension()],
+    cmdclass={"build_ext": BuildExtension},
 )

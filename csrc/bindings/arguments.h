@@ -1,0 +1,44 @@
+// The Python values that kernels take, as views: a format's tables, a quantized tensor, an adapter.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <array>
+#include <optional>
+#include <vector>
+
+#include "../common/views.h"
+#include "tensor_view.h"
+
+namespace qlora::bindings {
+
+// What a format's codes mean: sixteen values, or none for int8; and the dynamic map of 8-bit
+// scales.
+struct Tables {
+  std::optional<Codebook> codebook;
+  std::array<float, NUM_CODES8> dynamic_map;
+
+  Tables(const std::optional<std::vector<float>>& codebook_values,
+         const std::vector<float>& map_values);
+
+  const Codebook* codebook_or_null() const { return codebook ? &*codebook : nullptr; }
+};
+
+// A QuantizedTensor. It keeps the Python objects alive that its view points into.
+struct Weight {
+  WeightView view;
+  py::object quantized_tensor, tables;
+
+  Weight(const py::object& q, const py::object& format_tables);
+};
+
+// log2 of a block size; throws unless it is a power of two from 32 to 4096.
+int block_shift_of(int64_t block_size);
+
+// An Adapter and the seed of its dropout, for a weight [n, k]; None gives rank 0.
+AdapterView adapter_view(py::handle adapter, py::handle seed, const WeightView& weight);
+
+// The rule of a mask: seed is an int64 tensor with one value.
+Dropout dropout_of(py::handle seed, double p, const std::string& name);
+
+}  // namespace qlora::bindings

@@ -1,0 +1,149 @@
+// The module qlora_kernels._cpu: tensors in, kernels run without the GIL, results in given tensors.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <stdexcept>
+
+#include "../cpu/kernels.h"
+#include "arguments.h"
+#include "tensor_view.h"
+
+namespace qlora::bindings {
+namespace {
+
+template <class Call>
+auto without_gil(const Call& call) {
+  const cpu::Kernels& kernels =
+      cpu::kernels();  // May throw for QLORA_CPU_ISA: before anything runs.
+  const py::gil_scoped_release release;
+  return call(kernels);
+}
+
+int checked(int num_threads) {
+  if (num_threads >= 1) return num_threads;
+  throw std::invalid_argument("num_threads: should be at least 1, was " +
+                              std::to_string(num_threads));
+}
+
+int64_t quantize(py::handle w, int64_t block_size, const Tables& tables, py::handle codes,
+                 py::handle absmax, int num_threads) {
+  const TensorView input = view(w, "w"), code_bytes = view(codes, "codes");
+  const TensorView scales = view(absmax, "absmax");
+  const int64_t size = input.size();
+  block_shift_of(block_size);
+  code_bytes.expect_shape({tables.codebook ? (size + 1) / 2 : size, 1});
+  scales.expect_shape({(size + block_size - 1) / block_size});
+  const cpu::QuantizeTask task{
+      input.data,        input.floating(),          size,
+      block_size,        tables.codebook_or_null(), code_bytes.as<uint8_t>(),
+      scales.as<float>()};
+  return without_gil(
+      [&](const auto& kernels) { return kernels.quantize(task, checked(num_threads)); });
+}
+
+void quantize_scales(py::handle absmax, float offset, const Tables& tables, py::handle codes,
+                     py::handle nested_absmax, int num_threads) {
+  const TensorView scales = view(absmax, "absmax"), code_bytes = view(codes, "codes");
+  const TensorView nested = view(nested_absmax, "nested_absmax");
+  const int64_t size = scales.size();
+  code_bytes.expect_shape({size});
+  nested.expect_shape({(size + NESTED_BLOCK - 1) / NESTED_BLOCK});
+  const cpu::ScalesTask task{
+      scales.as<float>(), size, offset, tables.dynamic_map.data(), code_bytes.as<uint8_t>(),
+      nested.as<float>()};
+  without_gil([&](const auto& kernels) { kernels.quantize_scales(task, checked(num_threads)); });
+}
+
+void dequantize(const Weight& weight, py::handle out, int num_threads) {
+  const TensorView target = view(out, "out");
+  const int64_t n = weight.view.n, k = weight.view.k;
+  if (target.size() != n * k) target.expect_shape({n, k});
+  const OutputView values{target.data, target.floating(), n, k};
+  without_gil(
+      [&](const auto& kernels) { kernels.dequantize(weight.view, values, checked(num_threads)); });
+}
+
+void dropout_mask(py::handle seed, double p, py::handle out, int num_threads) {
+  const TensorView target = view(out, "out");
+  const Dropout dropout = dropout_of(seed, p, "seed");
+  float* factors = target.as<float>();
+  without_gil([&](const auto& kernels) {
+    kernels.dropout_mask(dropout, factors, target.size(), checked(num_threads));
+  });
+}
+
+int64_t rows_of(py::handle tensor, const char* name) {
+  const TensorView seen = view(tensor, name);
+  if (seen.shape.size() != 2) seen.expect_shape({-1, -1});
+  return seen.shape[0];
+}
+
+void qlora_linear_forward(py::handle x, const Weight& weight, const py::tuple& adapter_and_seed,
+                          py::handle bias, py::handle y, int num_threads) {
+  const int64_t m = rows_of(x, "x"), n = weight.view.n;
+  cpu::ForwardTask task;
+  task.x = matrix(x, "x", m, weight.view.k);
+  task.weight = weight.view;
+  task.adapter = adapter_view(adapter_and_seed[0], adapter_and_seed[1], weight.view);
+  if (!bias.is_none()) {
+    const TensorView values = view(bias, "bias");
+    values.expect_shape({n});
+    task.bias = {values.data, values.floating(), 1, n, n};
+  }
+  task.y = output(y, "y", m, n);
+  without_gil([&](const auto& kernels) { kernels.forward(task, checked(num_threads)); });
+}
+
+// `gradients` has attributes x, a, b and bias: a tensor to fill, or None where not wanted.
+void qlora_linear_backward(py::handle dy, py::handle x, const Weight& weight,
+                           const py::tuple& adapter_and_seed, py::handle gradients,
+                           int num_threads) {
+  const int64_t m = rows_of(dy, "dy"), n = weight.view.n, k = weight.view.k;
+  const auto wanted = [&](const char* name, int64_t rows, int64_t columns) {
+    const py::object tensor = gradients.attr(name);
+    return tensor.is_none() ? OutputView{} : output(tensor, name, rows, columns);
+  };
+  cpu::BackwardTask task;
+  task.dy = matrix(dy, "dy", m, n);
+  task.weight = weight.view;
+  task.adapter = adapter_view(adapter_and_seed[0], adapter_and_seed[1], weight.view);
+  task.dx = wanted("x", m, k);
+  task.da = wanted("a", task.adapter.rank, k);
+  task.db = wanted("b", n, task.adapter.rank);
+  const bool reads_x = task.da.data != nullptr || task.db.data != nullptr;
+  if (reads_x) task.x = matrix(x, "x", m, k);
+  if (const py::object bias = gradients.attr("bias"); !bias.is_none()) {
+    const TensorView values = view(bias, "bias");
+    values.expect_shape({n});
+    task.dbias = {values.data, values.floating(), 1, n};
+  }
+  without_gil([&](const auto& kernels) { kernels.backward(task, checked(num_threads)); });
+}
+
+}  // namespace
+}  // namespace qlora::bindings
+
+PYBIND11_MODULE(_cpu, module) {
+  using namespace qlora::bindings;
+  module.doc() = "Native CPU kernels; qlora_kernels.native loads them.";
+  py::class_<Tables>(module, "Tables")
+      .def(py::init<const std::optional<std::vector<float>>&, const std::vector<float>&>(),
+           py::arg("codebook"), py::arg("dynamic_map"));
+  py::class_<Weight>(module, "Weight")
+      .def(py::init<const py::object&, const py::object&>(), py::arg("q"), py::arg("tables"));
+  module.def("isa", [] { return std::string(qlora::cpu::kernels().name); });
+  module.def("available_isas", qlora::cpu::available_isas);
+  module.def("use_isa", qlora::cpu::use_isa, py::arg("name"));
+  module.def("quantize", quantize);
+  module.def("quantize_scales", quantize_scales);
+  module.def("dequantize", dequantize);
+  module.def("dropout_mask", dropout_mask);
+  module.def("qlora_linear_forward", qlora_linear_forward);
+  module.def("qlora_linear_backward", qlora_linear_backward);
+  module.def(
+      "philox4x32_10", [](const std::array<uint32_t, 4>& counter, uint32_t key0, uint32_t key1) {
+        const auto words =
+            qlora::philox4x32_10({{counter[0], counter[1], counter[2], counter[3]}}, key0, key1);
+        return std::vector<uint32_t>(words.word, words.word + 4);
+      });
+}

@@ -1,0 +1,128 @@
+#include "tensor_view.h"
+
+#include <array>
+#include <functional>
+#include <numeric>
+#include <stdexcept>
+
+namespace qlora::bindings {
+namespace {
+
+struct NamedType {
+  const char* name;
+  ScalarType type;
+};
+
+constexpr std::array<NamedType, 5> TYPES{{{"float32", ScalarType::float32},
+                                          {"bfloat16", ScalarType::bfloat16},
+                                          {"float16", ScalarType::float16},
+                                          {"uint8", ScalarType::uint8},
+                                          {"int64", ScalarType::int64}}};
+
+const char* name_of(ScalarType type) {
+  return TYPES[static_cast<size_t>(type)].name;
+}
+
+[[noreturn]] void refuse(const std::string& name, const std::string& should,
+                         const std::string& was) {
+  throw std::invalid_argument(name + ": should be " + should + ", was " + was);
+}
+
+// torch.dtype objects are singletons: compared by address.
+ScalarType type_of(py::handle tensor, const std::string& name) {
+  static const auto known = [] {
+    const py::module_ torch = py::module_::import("torch");
+    std::array<PyObject*, TYPES.size()> objects;
+    for (size_t i = 0; i < TYPES.size(); ++i) {
+      objects[i] = py::object(torch.attr(TYPES[i].name)).release().ptr();
+    }
+    return objects;
+  }();
+  const py::object dtype = tensor.attr("dtype");
+  for (size_t i = 0; i < TYPES.size(); ++i) {
+    if (dtype.ptr() == known[i]) return TYPES[i].type;
+  }
+  refuse(name, "a tensor of float32, bfloat16, float16, uint8 or int64", py::str(dtype));
+}
+
+std::string text(const std::vector<int64_t>& shape) {
+  std::string result = "[";
+  for (size_t i = 0; i < shape.size(); ++i) {
+    result += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
+  }
+  return result + "]";
+}
+
+}  // namespace
+
+int64_t TensorView::size() const {
+  return std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
+}
+
+void TensorView::expect_shape(const std::vector<int64_t>& expected) const {
+  if (shape != expected) refuse(name, "of shape " + text(expected), text(shape));
+}
+
+ElementType TensorView::floating() const {
+  switch (type) {
+    case ScalarType::float32:
+      return ElementType::float32;
+    case ScalarType::bfloat16:
+      return ElementType::bfloat16;
+    case ScalarType::float16:
+      return ElementType::float16;
+    default:
+      refuse(name, "float32, bfloat16 or float16", name_of(type));
+  }
+}
+
+namespace {
+void* data_of(const TensorView& tensor, ScalarType expected) {
+  if (tensor.type != expected) refuse(tensor.name, name_of(expected), name_of(tensor.type));
+  return tensor.data;
+}
+}  // namespace
+
+template <>
+float* TensorView::as<float>() const {
+  return static_cast<float*>(data_of(*this, ScalarType::float32));
+}
+template <>
+uint8_t* TensorView::as<uint8_t>() const {
+  return static_cast<uint8_t*>(data_of(*this, ScalarType::uint8));
+}
+template <>
+int64_t* TensorView::as<int64_t>() const {
+  return static_cast<int64_t*>(data_of(*this, ScalarType::int64));
+}
+
+TensorView view(py::handle tensor, const std::string& name) {
+  if (!tensor.attr("is_cpu").cast<bool>()) {
+    refuse(name, "on the CPU", py::str(tensor.attr("device")));
+  }
+  if (!tensor.attr("is_contiguous")().cast<bool>()) {
+    refuse(name, "contiguous", "strided " + std::string(py::str(tensor.attr("stride")())));
+  }
+  TensorView result;
+  result.type = type_of(tensor, name);
+  result.name = name;
+  for (py::handle size : py::reinterpret_borrow<py::tuple>(tensor.attr("shape"))) {
+    result.shape.push_back(size.cast<int64_t>());
+  }
+  result.data = reinterpret_cast<void*>(tensor.attr("data_ptr")().cast<uintptr_t>());
+  return result;
+}
+
+MatrixView matrix(py::handle tensor, const std::string& name, int64_t rows, int64_t columns) {
+  const TensorView seen = view(tensor, name);
+  seen.expect_shape({rows, columns});
+  return {seen.data, seen.floating(), rows, columns, columns};
+}
+
+OutputView output(py::handle tensor, const std::string& name, int64_t rows, int64_t columns) {
+  const TensorView seen = view(tensor, name);
+  seen.expect_shape({rows, columns});
+  return {seen.data, seen.floating(), rows, columns};
+}
+
+}  // namespace qlora::bindings

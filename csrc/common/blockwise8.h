@@ -1,0 +1,43 @@
+// 8-bit codes: of block scales (double quantization, the signed dynamic map) and of int8 weights.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+
+namespace qlora {
+
+constexpr int NUM_CODES8 = 256;
+constexpr int64_t NESTED_BLOCK = 256;  // scales per nested block
+
+// The nearest entry of a sorted map; ties go to the lower code. Exact: the sum of two entries of
+// the dynamic map, and twice a float, have no rounding in double.
+inline uint8_t nearest_code8(const float* map, float scaled) {
+  const float* above = std::lower_bound(map, map + NUM_CODES8, scaled);
+  if (above == map) return 0;
+  if (above == map + NUM_CODES8) return NUM_CODES8 - 1;
+  const bool lower = 2.0 * scaled <= static_cast<double>(above[-1]) + above[0];
+  return static_cast<uint8_t>(above - map - (lower ? 1 : 0));
+}
+
+// A double-quantized scale: a product and a sum, each rounded.
+inline float decode_scale(const float* map, uint8_t code, float nested_absmax, float offset) {
+  const float product = map[code] * nested_absmax;
+  return product + offset;
+}
+
+constexpr float INT8_MAX_CODE = 127.0f;
+
+inline float int8_step(float absmax) {
+  return absmax / INT8_MAX_CODE;
+}
+
+// Rounds ties to even; a step of zero (a block of zeros, or of values too small for a step) codes
+// 0.
+inline int8_t encode_int8(float value, float step) {
+  if (step == 0.0f) return 0;
+  const float code = std::nearbyint(value / step);
+  return static_cast<int8_t>(std::min(std::max(code, -INT8_MAX_CODE), INT8_MAX_CODE));
+}
+
+}  // namespace qlora

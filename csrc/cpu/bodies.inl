@@ -1,0 +1,16 @@
+// One op per file, in the order in which they build on each other; included in a namespace per
+// instruction set, below its vectors.
+
+#include "decode.inl"
+#include "dequantize.inl"
+#include "dropout_mask.inl"
+#include "matmul.inl"
+#include "panels.inl"
+#include "qlora_linear.inl"
+#include "qlora_linear_backward.inl"
+#include "quantize.inl"
+#include "simd.inl"
+
+constexpr Kernels table(const char* name, bool (*runs_here)()) {
+  return {name, runs_here, quantize, quantize_scales, dequantize, dropout_mask, forward, backward};
+}

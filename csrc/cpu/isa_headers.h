@@ -1,0 +1,14 @@
+// The headers that the bodies need, for inclusion above a target pragma.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "../common/views.h"
+#include "kernels.h"
+#include "parallel.h"
+#include "workspace.h"

@@ -1,0 +1,14 @@
+// Every kernel body for the baseline of the architecture: what runs where nothing else does.
+#include "isa_headers.h"
+
+namespace qlora::cpu {
+namespace serial {
+
+#include "bodies.inl"
+#include "simd_serial.inl"
+
+}  // namespace serial
+
+const Kernels serial_kernels = serial::table("serial", [] { return true; });
+
+}  // namespace qlora::cpu

@@ -1,0 +1,76 @@
+// The CPU kernels: one table of functions per instruction set, chosen once at run time.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "../common/views.h"
+
+namespace qlora::cpu {
+
+// codes and absmax of `size` values in blocks; int8 where there is no codebook.
+struct QuantizeTask {
+  const void* input;
+  ElementType type;
+  int64_t size;
+  int64_t block_size;
+  const Codebook* codebook;
+  uint8_t* codes;
+  float* absmax;
+};
+
+// Double quantization of block scales.
+struct ScalesTask {
+  const float* absmax;
+  int64_t size;
+  float offset;
+  const float* map;
+  uint8_t* codes;
+  float* nested_absmax;
+};
+
+// y = x W^T + s h b^T + bias;  h = drop(x a^T) or drop(x) a^T
+struct ForwardTask {
+  MatrixView x;  // [m, k]
+  WeightView weight;
+  AdapterView adapter;
+  MatrixView bias;  // [1, n] or no data
+  OutputView y;     // [m, n]
+};
+
+// Gradients of the same; an output without data is not needed.
+struct BackwardTask {
+  MatrixView dy;  // [m, n]
+  MatrixView x;   // [m, k]
+  WeightView weight;
+  AdapterView adapter;
+  OutputView dx, da, db, dbias;  // [m, k], [rank, k], [n, rank], [1, n]
+};
+
+struct Kernels {
+  const char* name;
+  bool (*runs_here)();
+  int64_t (*quantize)(const QuantizeTask&, int num_threads);  // -> first non-finite index or -1
+  void (*quantize_scales)(const ScalesTask&, int num_threads);
+  void (*dequantize)(const WeightView&, const OutputView&, int num_threads);
+  void (*dropout_mask)(const Dropout&, float* out, int64_t size, int num_threads);
+  void (*forward)(const ForwardTask&, int num_threads);
+  void (*backward)(const BackwardTask&, int num_threads);
+};
+
+extern const Kernels serial_kernels;
+#if defined(__x86_64__)
+extern const Kernels avx2_kernels;
+#endif
+
+// The instruction sets that this machine runs, the widest first.
+std::vector<std::string> available_isas();
+
+// The kernels in use: those of use_isa, else of QLORA_CPU_ISA, else the widest that runs here.
+const Kernels& kernels();
+
+// Forces an instruction set by name; throws std::invalid_argument if it is unknown or not runnable.
+void use_isa(const std::string& name);
+
+}  // namespace qlora::cpu

@@ -1,0 +1,85 @@
+// The one micro-kernel, and strips: TILE_COLUMNS output columns by all rows of a row block, summed
+// in fp32 in L2 until they are complete, then rounded and stored once.
+
+// sums[row][column] += left[d][row] * panel[d][column], the partial sums of one panel in registers.
+template <int HEIGHT>
+inline void multiply_tile(const float* left, const float* panel, int64_t depth, float* sums) {
+  Floats tile[HEIGHT][2];
+  for (int i = 0; i < HEIGHT; ++i) tile[i][0] = tile[i][1] = zeros();
+  for (int64_t d = 0; d < depth; ++d, left += HEIGHT, panel += TILE_COLUMNS) {
+    const Floats right0 = load(panel), right1 = load(panel + LANES);
+#pragma GCC unroll 8
+    for (int i = 0; i < HEIGHT; ++i) {
+      const Floats factor = broadcast(left[i]);
+      tile[i][0] = fused_multiply_add(factor, right0, tile[i][0]);
+      tile[i][1] = fused_multiply_add(factor, right1, tile[i][1]);
+    }
+  }
+  for (int i = 0; i < HEIGHT; ++i, sums += TILE_COLUMNS) {
+    store(sums, load(sums) + tile[i][0]);
+    store(sums + LANES, load(sums + LANES) + tile[i][1]);
+  }
+}
+
+inline void multiply_tile(int64_t height, const float* left, const float* panel, int64_t depth,
+                          float* sums) {
+  switch (height) {
+    case 1:
+      return multiply_tile<1>(left, panel, depth, sums);
+    case 2:
+      return multiply_tile<2>(left, panel, depth, sums);
+    case 3:
+      return multiply_tile<3>(left, panel, depth, sums);
+    case 4:
+      return multiply_tile<4>(left, panel, depth, sums);
+    case 5:
+      return multiply_tile<5>(left, panel, depth, sums);
+    default:
+      return multiply_tile<TILE_ROWS>(left, panel, depth, sums);
+  }
+}
+
+// What one thread works in: a right panel and the sums of a strip.
+struct Bench {
+  float* panel;
+  float* sums;  // [rows, TILE_COLUMNS]
+
+  static int64_t size(int64_t rows) { return (DEPTH + rows) * TILE_COLUMNS; }
+  explicit Bench(float* memory) : panel(memory), sums(memory + DEPTH * TILE_COLUMNS) {}
+};
+
+// sums[row - rows.first] = the same start for every row: a bias, or zero.
+inline void begin_strip(const Bench& bench, int64_t num_rows, const float* start) {
+  for (int64_t row = 0; row < num_rows; ++row) {
+    std::copy(start, start + TILE_COLUMNS, bench.sums + row * TILE_COLUMNS);
+  }
+}
+
+// Adds left [rows, depth] times right [depth, column ... column + TILE_COLUMNS) to the strip;
+// `rows` are those of `left`, from a multiple of TILE_ROWS on.
+template <class Right>
+inline void add_product(const Bench& bench, const LeftTiles& left, Range rows, const Right& right,
+                        int64_t column) {
+  for (int64_t first = 0; first < left.depth; first += DEPTH) {
+    const int64_t depth = std::min(DEPTH, left.depth - first);
+    right.pack(first, depth, column, bench.panel);
+    float* sums = bench.sums;
+    for (int64_t row = rows.first; row < rows.last; row += TILE_ROWS) {
+      const int64_t tile = row / TILE_ROWS, height = left.height(tile);
+      multiply_tile(height, left.tile(tile) + first * height, bench.panel, depth, sums);
+      sums += height * TILE_COLUMNS;
+    }
+  }
+}
+
+// out[first_row + i][column + c] = sums[i][c]
+inline void store_strip(const Bench& bench, int64_t num_rows, int64_t column, int64_t first_row,
+                        const OutputView& out) {
+  const int64_t count = std::min(TILE_COLUMNS, out.columns - column);
+  dispatch(out.type, [&](auto* tag) {
+    auto* target = static_cast<decltype(tag)>(out.data) + first_row * out.columns + column;
+    for (int64_t row = 0; row < num_rows; ++row, target += out.columns) {
+      convert(target, bench.sums + row * TILE_COLUMNS, count);
+    }
+  });
+}

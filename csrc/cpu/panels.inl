@@ -1,0 +1,179 @@
+// The operands of a matmul as the micro-kernel reads them. A product left [rows, depth] times
+// right [depth, columns] is computed from
+//   left tiles:   TILE_ROWS rows, depth-major:     tile[d][row]
+//   right panels: TILE_COLUMNS columns, DEPTH deep: panel[d][column]
+// The weight and A, B, x, dy serve as `right` in two directions: as they lie, or transposed.
+
+constexpr int64_t TILE_ROWS = 6;
+constexpr int64_t TILE_COLUMNS = 2 * LANES;
+constexpr int64_t DEPTH = 256;  // A panel of this depth and the tiles it meets share L1.
+
+// The last tile has the rows that are left; tiles are packed without gaps.
+struct LeftTiles {
+  float* data;
+  int64_t rows, depth;
+
+  static int64_t size(int64_t rows, int64_t depth) { return rows * depth; }
+  int64_t height(int64_t tile) const { return std::min(TILE_ROWS, rows - tile * TILE_ROWS); }
+  float* tile(int64_t index) const { return data + index * TILE_ROWS * depth; }
+};
+
+// Rows [first_row, ...) of a matrix, with dropout where asked for: element index = flat index.
+struct DenseRows {
+  MatrixView matrix;
+  int64_t first_row = 0;
+  const Dropout* dropout = nullptr;
+
+  // target[0, count) = elements [column, column + count) of the row, in fp32.
+  void read(int64_t row, int64_t column, int64_t count, float* target) const {
+    row += first_row;
+    dispatch(matrix.type, [&](auto* tag) {
+      const auto* data = static_cast<decltype(tag)>(const_cast<void*>(matrix.data));
+      convert(target, data + row * matrix.stride + column, count);
+    });
+    if (dropout == nullptr) return;
+    float factors[DEPTH];
+    const int64_t index = row * matrix.columns + column;
+    dropout_factors(*dropout, static_cast<uint64_t>(index), count, factors);
+    for (int64_t i = 0; i < count; ++i) target[i] *= factors[i];
+  }
+};
+
+// Packs the tiles of rows `range` (relative to source.first_row), a multiple of TILE_ROWS on.
+inline void pack_left(const DenseRows& source, Range range, const LeftTiles& left) {
+  alignas(64) float rows[TILE_ROWS][DEPTH];
+  for (int64_t row = range.first; row < range.last; row += TILE_ROWS) {
+    const int64_t height = left.height(row / TILE_ROWS);
+    float* tile = left.tile(row / TILE_ROWS);
+    for (int64_t first = 0; first < left.depth; first += DEPTH) {
+      const int64_t depth = std::min(DEPTH, left.depth - first);
+      for (int64_t i = 0; i < height; ++i) source.read(row + i, first, depth, rows[i]);
+      for (int64_t d = 0; d < depth; ++d) {
+        for (int64_t i = 0; i < height; ++i) *tile++ = rows[i][d];
+      }
+    }
+  }
+}
+
+// Packs the transpose of a row-major fp32 matrix [left.depth, left.rows]: its rows `range`.
+inline void pack_left_transposed(const float* source, Range range, const LeftTiles& left) {
+  for (int64_t row = 0; row < left.rows; row += TILE_ROWS) {
+    const int64_t height = left.height(row / TILE_ROWS);
+    float* tile = left.tile(row / TILE_ROWS);
+    for (int64_t d = range.first; d < range.last; ++d) {
+      for (int64_t i = 0; i < height; ++i) tile[d * height + i] = source[d * left.rows + row + i];
+    }
+  }
+}
+
+// panel[d][c] = matrix[first + d][column + c]
+struct DensePanels {
+  DenseRows source;
+
+  void pack(int64_t first, int64_t depth, int64_t column, float* panel) const {
+    const int64_t count = std::min(TILE_COLUMNS, source.matrix.columns - column);
+    if (count < TILE_COLUMNS) std::fill(panel, panel + depth * TILE_COLUMNS, 0.0f);
+    for (int64_t d = 0; d < depth; ++d) {
+      source.read(first + d, column, count, panel + d * TILE_COLUMNS);
+    }
+  }
+};
+
+// panel[d][c] = matrix[column + c][first + d]; columns beyond the matrix repeat its last row.
+struct TransposedDensePanels {
+  DenseRows source;
+
+  void pack(int64_t first, int64_t depth, int64_t column, float* panel) const {
+    float row[DEPTH];
+    for (int64_t c = 0; c < TILE_COLUMNS; ++c) {
+      source.read(std::min(column + c, source.matrix.rows - 1), first, depth, row);
+      for (int64_t d = 0; d < depth; ++d) panel[d * TILE_COLUMNS + c] = row[d];
+    }
+  }
+};
+
+// panel[d][c] = W[first + d][column + c]
+struct WeightPanels {
+  const WeightView& weight;
+  Table16 table = table_of(weight);
+
+  void pack(int64_t first, int64_t depth, int64_t column, float* panel) const {
+    const int64_t count = std::min(TILE_COLUMNS, weight.k - column);
+    if (count < TILE_COLUMNS) std::fill(panel, panel + depth * TILE_COLUMNS, 0.0f);
+    for (int64_t d = 0; d < depth; ++d) {
+      decode(weight, table, (first + d) * weight.k + column, count, panel + d * TILE_COLUMNS);
+    }
+  }
+};
+
+// panel[d][c] = W[column + c][first + d]; columns beyond the weight repeat its last row.
+struct TransposedWeightPanels {
+  const WeightView& weight;
+  Table16 table = table_of(weight);
+
+  void pack(int64_t first, int64_t depth, int64_t column, float* panel) const {
+    if (weight.k % 8 != 0) return pack_by_rows(first, depth, column, panel);
+    for (int64_t c = 0; c < TILE_COLUMNS; c += LANES) {
+      pack_words(first, depth, column + c, panel + c);
+    }
+  }
+
+ private:
+  // LANES rows side by side, a 32-bit word of codes from each: one word's shifts give one row of
+  // the panel each, so that nothing needs transposing. Words do not straddle blocks where 8 divides
+  // k.
+  void pack_words(int64_t first, int64_t depth, int64_t column, float* panel) const {
+    const int values_per_byte = weight.codebook != nullptr ? 2 : 1;
+    int64_t starts[LANES];
+    const uint8_t* sources[LANES];
+    for (int i = 0; i < LANES; ++i) {
+      starts[i] = std::min(column + i, weight.n - 1) * weight.k + first;
+      sources[i] = weight.codes + starts[i] / values_per_byte;
+    }
+    for (int64_t d = 0, run; d < depth; d += run) {
+      run = depth - d;
+      float scales[LANES];
+      for (int i = 0; i < LANES; ++i) {
+        const int64_t index = starts[i] + d;
+        run = std::min(run, weight.block_size() - (index & (weight.block_size() - 1)));
+        scales[i] = weight.scale_at(index);
+      }
+      float* rows = panel + d * TILE_COLUMNS;
+      if (weight.codebook != nullptr) {
+        expand_nibbles(sources, d / 2, run, load(scales), rows);
+      } else {
+        expand_int8(sources, d, run, load(scales), rows);
+      }
+    }
+  }
+
+  void expand_nibbles(const uint8_t* const* sources, int64_t offset, int64_t count, Floats scales,
+                      float* rows) const {
+    for (int64_t d = 0; d < count; d += 8) {
+      const Words words = gather_words(sources, offset + d / 2);
+      for (uint32_t i = 0; i < 8; ++i, rows += TILE_COLUMNS) {
+        store(rows,
+              table[words >> 4 * (i ^ 1)] * scales);  // The first of a pair is the high nibble.
+      }
+    }
+  }
+
+  void expand_int8(const uint8_t* const* sources, int64_t offset, int64_t count, Floats scales,
+                   float* rows) const {
+    for (int64_t d = 0; d < count; d += 4) {
+      const Words words = gather_words(sources, offset + d);
+      for (uint32_t i = 0; i < 4; ++i, rows += TILE_COLUMNS) {
+        store(rows, low_bytes_as_int8(words >> 8 * i) * scales);
+      }
+    }
+  }
+
+  void pack_by_rows(int64_t first, int64_t depth, int64_t column, float* panel) const {
+    float row[DEPTH];
+    for (int64_t c = 0; c < TILE_COLUMNS; ++c) {
+      const int64_t n = std::min(column + c, weight.n - 1);
+      decode(weight, table, n * weight.k + first, depth, row);
+      for (int64_t d = 0; d < depth; ++d) panel[d * TILE_COLUMNS + c] = row[d];
+    }
+  }
+};

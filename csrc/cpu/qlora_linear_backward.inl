@@ -1,0 +1,191 @@
+// dh = s (dy b) o mask            dx = dy W + dh a          (dropout on the input: (dh a) o mask)
+// da = dh^T x  (or drop(x))       db = dy^T h               dbias = column sums of dy
+//
+// Row blocks as in forward. The threads share the rows for dh and h, then the columns of every
+// output, so that no sum is split between threads: results do not depend on their number.
+
+// fp32 sums over row blocks, in the order of the columns that threads own; b's gradient is summed
+// transposed, [rank, n].
+struct GradientSums {
+  float *da, *db;
+  double* dbias;
+};
+
+// The matrices that the threads share during a row block.
+struct BackwardScratch {
+  float *dy, *x, *dh, *dh_tiles, *dh_transposed, *h, *h_transposed;
+  GradientSums sums;
+};
+
+inline bool is_needed(const OutputView& out) {
+  return out.data != nullptr;
+}
+
+inline void backward_rows(const BackwardTask& task, const RowBlock& block, const Bench& bench,
+                          const BackwardScratch& scratch, Range rows) {
+  const AdapterView& adapter = task.adapter;
+  const int64_t num_rows = block.num_rows, rank = adapter.rank;
+  const LeftTiles dy{scratch.dy, num_rows, task.weight.n};
+  if (is_needed(task.dx) || is_needed(task.da)) pack_left(block.of(task.dy), rows, dy);
+  if (rank > 0 && (is_needed(task.dx) || is_needed(task.da))) {
+    project_to_rank(bench, adapter, block, dy, rows, DensePanels{{adapter.b}}, scratch.dh);
+    pack_left(as_rows(scratch.dh, num_rows, rank), rows, {scratch.dh_tiles, num_rows, rank});
+    pack_left_transposed(scratch.dh, rows, {scratch.dh_transposed, rank, num_rows});
+  }
+  if (is_needed(task.db)) {
+    const LeftTiles x{scratch.x, num_rows, task.weight.k};
+    if (input_dropout(adapter) == nullptr) pack_left(block.of(task.x), rows, x);
+    compute_h(bench, adapter, block, task.x, x, rows, scratch.h);
+    pack_left_transposed(scratch.h, rows, {scratch.h_transposed, rank, num_rows});
+  }
+}
+
+// The strip of dh a has been summed: drops the input's elements that forward dropped.
+inline void mask_strip(const Bench& bench, const Dropout& dropout, const RowBlock& block,
+                       int64_t column, int64_t num_columns) {
+  const int64_t count = std::min(TILE_COLUMNS, num_columns - column);
+  float factors[TILE_COLUMNS];
+  for (int64_t row = 0; row < block.num_rows; ++row) {
+    const int64_t index = (block.first_row + row) * num_columns + column;
+    dropout_factors(dropout, static_cast<uint64_t>(index), count, factors);
+    float* sums = bench.sums + row * TILE_COLUMNS;
+    for (int64_t c = 0; c < count; ++c) sums[c] *= factors[c];
+  }
+}
+
+inline void backward_dx(const BackwardTask& task, const RowBlock& block, const Bench& bench,
+                        const BackwardScratch& scratch, Range columns) {
+  static const float start[TILE_COLUMNS] = {};
+  const AdapterView& adapter = task.adapter;
+  const Range rows{0, block.num_rows};
+  const LeftTiles dy{scratch.dy, block.num_rows, task.weight.n};
+  const LeftTiles dh{scratch.dh_tiles, block.num_rows, adapter.rank};
+  const WeightPanels weight{task.weight};
+  for (int64_t column = columns.first; column < columns.last; column += TILE_COLUMNS) {
+    begin_strip(bench, block.num_rows, start);
+    if (adapter.rank > 0) add_product(bench, dh, rows, DensePanels{{adapter.a}}, column);
+    if (const Dropout* dropout = input_dropout(adapter)) {
+      mask_strip(bench, *dropout, block, column, task.weight.k);
+    }
+    add_product(bench, dy, rows, weight, column);
+    store_strip(bench, block.num_rows, column, block.first_row, task.dx);
+  }
+}
+
+// sums [rank, columns] += left [rank, rows] right [rows, columns]
+inline void add_gradient(const Bench& bench, const LeftTiles& left, const DenseRows& right,
+                         Range columns, float* sums) {
+  static const float start[TILE_COLUMNS] = {};
+  const int64_t num_columns = right.matrix.columns;
+  for (int64_t column = columns.first; column < columns.last; column += TILE_COLUMNS) {
+    const int64_t count = std::min(TILE_COLUMNS, num_columns - column);
+    begin_strip(bench, left.rows, start);
+    add_product(bench, left, {0, left.rows}, DensePanels{right}, column);
+    for (int64_t row = 0; row < left.rows; ++row) {
+      for (int64_t c = 0; c < count; ++c) {
+        sums[row * num_columns + column + c] += bench.sums[row * TILE_COLUMNS + c];
+      }
+    }
+  }
+}
+
+// In double: a float sum over thousands of rows would err more than torch's pairwise one.
+inline void add_column_sums(const DenseRows& source, int64_t num_rows, Range columns,
+                            double* sums) {
+  float values[DEPTH];
+  for (int64_t column = columns.first; column < columns.last; column += DEPTH) {
+    const int64_t count = std::min(DEPTH, columns.last - column);
+    for (int64_t row = 0; row < num_rows; ++row) {
+      source.read(row, column, count, values);
+      for (int64_t c = 0; c < count; ++c) sums[column + c] += static_cast<double>(values[c]);
+    }
+  }
+}
+
+inline void backward_block(const BackwardTask& task, const RowBlock& block, const Bench& bench,
+                           const BackwardScratch& scratch, int thread, int threads) {
+  const int64_t num_rows = block.num_rows, rank = task.adapter.rank;
+  const Range k = share(task.weight.k, TILE_COLUMNS, thread, threads);
+  const Range n = share(task.weight.n, TILE_COLUMNS, thread, threads);
+  backward_rows(task, block, bench, scratch, share(num_rows, TILE_ROWS, thread, threads));
+  barrier(threads);
+  if (is_needed(task.dx)) backward_dx(task, block, bench, scratch, k);
+  if (is_needed(task.da)) {
+    const DenseRows x = block.of(task.x, input_dropout(task.adapter));
+    add_gradient(bench, {scratch.dh_transposed, rank, num_rows}, x, k, scratch.sums.da);
+  }
+  if (is_needed(task.db)) {
+    add_gradient(bench, {scratch.h_transposed, rank, num_rows}, block.of(task.dy), n,
+                 scratch.sums.db);
+  }
+  if (is_needed(task.dbias)) add_column_sums(block.of(task.dy), num_rows, n, scratch.sums.dbias);
+  barrier(threads);
+}
+
+// Rounds the finished sums of this thread's columns into the gradients.
+inline void store_gradients(const BackwardTask& task, const GradientSums& sums, int thread,
+                            int threads) {
+  const int64_t rank = task.adapter.rank, num_k = task.weight.k, num_n = task.weight.n;
+  const Range k = share(num_k, TILE_COLUMNS, thread, threads);
+  const Range n = share(num_n, TILE_COLUMNS, thread, threads);
+  const auto fill = [](const OutputView& out, auto&& body) {
+    if (!is_needed(out)) return;
+    dispatch(out.type, [&](auto* tag) { body(static_cast<decltype(tag)>(out.data)); });
+  };
+  fill(task.da, [&](auto* out) {
+    for (int64_t row = 0; row < rank; ++row) {
+      convert(out + row * num_k + k.first, sums.da + row * num_k + k.first, k.size());
+    }
+  });
+  fill(task.db, [&](auto* out) {
+    for (int64_t row = n.first; row < n.last; ++row) {
+      for (int64_t r = 0; r < rank; ++r)
+        convert(out + row * rank + r, sums.db + r * num_n + row, 1);
+    }
+  });
+  fill(task.dbias, [&](auto* out) {
+    for (int64_t row = n.first; row < n.last; ++row) {
+      const float sum = static_cast<float>(sums.dbias[row]);
+      convert(out + row, &sum, 1);
+    }
+  });
+}
+
+inline void backward(const BackwardTask& task, int num_threads) {
+  const int64_t m = task.dy.rows, n = task.weight.n, k = task.weight.k, rank = task.adapter.rank;
+  const int64_t block_rows = std::min(m, ROW_BLOCK);
+  const int threads = threads_for(m * n * k, num_threads);
+  const int64_t da_size = is_needed(task.da) ? rank * k : 0;
+  const int64_t db_size = is_needed(task.db) ? rank * n : 0;
+  const int64_t dbias_size = is_needed(task.dbias) ? 2 * n : 0;  // doubles
+  const int64_t x_size = is_needed(task.db) ? block_rows * k : 0;
+  const int64_t bench_size = Workspace::padded(Bench::size(std::max(block_rows, rank)));
+
+  Workspace workspace(Workspace::padded(da_size) + Workspace::padded(db_size) +
+                      Workspace::padded(dbias_size) + Workspace::padded(block_rows * n) +
+                      Workspace::padded(x_size) + 5 * Workspace::padded(block_rows * rank) +
+                      threads * bench_size);
+  const auto take_rank = [&] { return workspace.take(block_rows * rank); };
+  const GradientSums sums{workspace.take(da_size), workspace.take(db_size),
+                          reinterpret_cast<double*>(workspace.take(dbias_size))};
+  std::fill(sums.da, sums.da + da_size, 0.0f);
+  std::fill(sums.db, sums.db + db_size, 0.0f);
+  std::fill(sums.dbias, sums.dbias + dbias_size / 2, 0.0);
+  const BackwardScratch scratch{workspace.take(block_rows * n),
+                                workspace.take(x_size),
+                                take_rank(),
+                                take_rank(),
+                                take_rank(),
+                                take_rank(),
+                                take_rank(),
+                                sums};
+  float* benches = workspace.take(threads * bench_size);
+  parallel(threads, [&](int thread, int team) {
+    const Bench bench(benches + thread * bench_size);
+    for (int64_t first = 0; first < m; first += ROW_BLOCK) {
+      const RowBlock block{first, std::min(ROW_BLOCK, m - first)};
+      backward_block(task, block, bench, scratch, thread, team);
+    }
+    store_gradients(task, sums, thread, team);
+  });
+}

@@ -1,0 +1,90 @@
+// Vectors of AVX2 + FMA + F16C: what differs between instruction sets, and nothing else.
+
+constexpr int LANES = 8;
+
+using Floats = float __attribute__((vector_size(32)));
+using Words = uint32_t __attribute__((vector_size(32)));
+using HalfWords = uint16_t __attribute__((vector_size(16)));
+
+inline Floats broadcast(float value) {
+  return _mm256_set1_ps(value);
+}
+inline Words broadcast_word(uint32_t value) {
+  return reinterpret_cast<Words>(_mm256_set1_epi32(static_cast<int>(value)));
+}
+
+inline Floats fused_multiply_add(Floats a, Floats b, Floats c) {
+  return _mm256_fmadd_ps(a, b, c);
+}
+
+inline Floats load_float16(const Float16* source) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source)));
+}
+inline void store_float16(Float16* target, Floats values) {
+  const __m128i half = _mm256_cvtps_ph(values, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(target), half);
+}
+
+// Sixteen floats that are looked up by the low four bits of each lane; the other bits are ignored.
+struct Table16 {
+  Floats low, high;
+
+  explicit Table16(const float* values)
+      : low(_mm256_loadu_ps(values)), high(_mm256_loadu_ps(values + 8)) {}
+
+  Floats operator[](Words index) const {
+    const __m256i lanes = reinterpret_cast<__m256i>(index);
+    return _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, lanes),
+                            _mm256_permutevar8x32_ps(high, lanes),
+                            reinterpret_cast<__m256>(index << 28));
+  }
+};
+
+// Lane i holds the code of the i-th of LANES consecutive values in its low four bits.
+inline Words consecutive_nibbles(const uint8_t* codes) {
+  int word;
+  std::memcpy(&word, codes, sizeof word);
+  const __m256i shifts = _mm256_setr_epi32(4, 0, 12, 8, 20, 16, 28, 24);
+  return reinterpret_cast<Words>(_mm256_srlv_epi32(_mm256_set1_epi32(word), shifts));
+}
+
+inline Floats consecutive_int8(const int8_t* codes) {
+  const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes));
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
+}
+
+// Lane i holds the four bytes at sources[i] + offset.
+inline Words gather_words(const uint8_t* const* sources, int64_t offset) {
+  int words[LANES];
+  for (int i = 0; i < LANES; ++i) std::memcpy(&words[i], sources[i] + offset, sizeof words[i]);
+  return reinterpret_cast<Words>(_mm256_setr_epi32(words[0], words[1], words[2], words[3], words[4],
+                                                   words[5], words[6], words[7]));
+}
+
+// The first index with a value larger than the scaled one: fifteen sorted thresholds are searched
+// as a complete binary tree, level by level; each level is one register.
+struct Ranker {
+  Floats level[4];
+
+  explicit Ranker(const float* thresholds) {
+    for (int depth = 0; depth < 4; ++depth) {
+      alignas(32) float entries[LANES];
+      for (int i = 0; i < LANES; ++i) {
+        const int node = i & ((1 << depth) - 1);
+        entries[i] = thresholds[(2 * node + 1) * (8 >> depth) - 1];
+      }
+      level[depth] = _mm256_load_ps(entries);
+    }
+  }
+
+  Words operator()(Floats scaled) const {
+    Words rank = broadcast_word(0);
+    for (int depth = 0; depth < 4; ++depth) {
+      const Floats threshold =
+          _mm256_permutevar8x32_ps(level[depth], reinterpret_cast<__m256i>(rank));
+      const Words above = reinterpret_cast<Words>(scaled > threshold);  // All ones: minus one.
+      rank = rank + rank - above;
+    }
+    return rank;
+  }
+};

@@ -1,0 +1,70 @@
+// Vectors that any x86-64 (or other) machine has: four lanes, no fused multiply-add.
+
+constexpr int LANES = 4;
+
+using Floats = float __attribute__((vector_size(16)));
+using Words = uint32_t __attribute__((vector_size(16)));
+using HalfWords = uint16_t __attribute__((vector_size(8)));
+
+inline Floats broadcast(float value) {
+  return Floats{value, value, value, value};
+}
+inline Words broadcast_word(uint32_t value) {
+  return Words{value, value, value, value};
+}
+
+inline Floats fused_multiply_add(Floats a, Floats b, Floats c) {
+  return a * b + c;
+}
+
+inline Floats load_float16(const Float16* source) {
+  return Floats{to_float(source[0]), to_float(source[1]), to_float(source[2]), to_float(source[3])};
+}
+inline void store_float16(Float16* target, Floats values) {
+  for (int i = 0; i < LANES; ++i) target[i] = from_float<Float16>(values[i]);
+}
+
+// Sixteen floats that are looked up by the low four bits of each lane; the other bits are ignored.
+struct Table16 {
+  const float* values;
+
+  explicit Table16(const float* table) : values(table) {}
+
+  Floats operator[](Words index) const {
+    return Floats{values[index[0] & 15], values[index[1] & 15], values[index[2] & 15],
+                  values[index[3] & 15]};
+  }
+};
+
+// Lane i holds the code of the i-th of LANES consecutive values in its low four bits.
+inline Words consecutive_nibbles(const uint8_t* codes) {
+  const uint32_t first = codes[0], second = codes[1];
+  return Words{first >> 4, first, second >> 4, second};
+}
+
+inline Floats consecutive_int8(const int8_t* codes) {
+  return Floats{static_cast<float>(codes[0]), static_cast<float>(codes[1]),
+                static_cast<float>(codes[2]), static_cast<float>(codes[3])};
+}
+
+// Lane i holds the four bytes at sources[i] + offset.
+inline Words gather_words(const uint8_t* const* sources, int64_t offset) {
+  uint32_t words[LANES];
+  for (int i = 0; i < LANES; ++i) std::memcpy(&words[i], sources[i] + offset, sizeof words[i]);
+  return Words{words[0], words[1], words[2], words[3]};
+}
+
+// The number of thresholds below each scaled value.
+struct Ranker {
+  const float* thresholds;
+
+  explicit Ranker(const float* sorted) : thresholds(sorted) {}
+
+  Words operator()(Floats scaled) const {
+    Words rank = broadcast_word(0);
+    for (int i = 0; i + 1 < NUM_CODES; ++i) {
+      rank -= reinterpret_cast<Words>(scaled > broadcast(thresholds[i]));  // All ones: minus one.
+    }
+    return rank;
+  }
+};

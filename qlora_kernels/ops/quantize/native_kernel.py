@@ -1,0 +1,37 @@
+"""Quantization by the native CPU kernels."""
+
+import torch
+
+from qlora_kernels import native
+from qlora_kernels.formats import QuantizedTensor, QuantSpec
+from qlora_kernels.ops.quantize.rule import refuse_nonfinite
+
+BACKEND = "cpu"
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def refuses(w: torch.Tensor, spec: QuantSpec) -> str | None:
+    """Takes float32, bfloat16 and float16 on the CPU."""
+    if w.device.type != "cpu":
+        return f"w is on {w.device}"
+    return None if w.dtype in _DTYPES else f"w is {w.dtype}"
+
+
+def quantize(w: torch.Tensor, spec: QuantSpec) -> QuantizedTensor:
+    """Codes and absmax in one pass over w; scales of scales in a second one over absmax."""
+    kernels, tables = native.cpu(), native.tables(spec.format)
+    threads = torch.get_num_threads()
+    count = w.numel()
+    codes = torch.empty(spec.num_code_bytes(count), 1, dtype=torch.uint8)
+    absmax = torch.empty(spec.num_blocks(count))
+    bad = kernels.quantize(w.detach().contiguous(), spec.block_size, tables, codes, absmax, threads)
+    refuse_nonfinite(w, bad)
+    parts: tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None] = (absmax, None, None)
+    if spec.double_quant:
+        offset = absmax.mean() if absmax.numel() else absmax.new_zeros(())
+        scales = torch.empty_like(absmax, dtype=torch.uint8)
+        nested = torch.empty(spec.num_nested_blocks(count))
+        kernels.quantize_scales(absmax, offset.item(), tables, scales, nested, threads)
+        parts = (scales, nested, offset)
+    return QuantizedTensor(codes, *parts, w.shape, w.dtype, spec.format, spec.block_size)
