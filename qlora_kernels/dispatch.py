@@ -1,9 +1,9 @@
 """Which backend runs an op: a table of refusals with reasons, under one torch operator.
 
-An op's room holds one kernel module per backend. Each tells its BACKEND and has `refuses(...)`, which
-takes the op's arguments and returns one sentence, or None if it will run them. The first module that
-does not refuse runs; a forced one that refuses raises. torch's dispatcher cannot do this, since two
-of our backends share one device.
+An op's room holds one kernel module per backend. Each tells its BACKEND and has `refuses(...)`,
+which takes the op's arguments and returns one sentence, or None if it will run them. The first
+module that does not refuse runs; a forced one that refuses raises. torch's dispatcher cannot
+do this, since two of our backends share one device.
 """
 
 from collections.abc import Callable, Iterator
@@ -60,7 +60,7 @@ class Room:
     """The kernels of one op, best first."""
 
     def __init__(self, op: str, *kernels: ModuleType) -> None:
-        """`kernels`: modules with BACKEND, `refuses` and the op's functions, in order of preference."""
+        """`kernels`: modules with BACKEND, `refuses` and the op's functions, preferred first."""
         self.op = op
         self.kernels = kernels
 

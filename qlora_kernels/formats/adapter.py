@@ -13,9 +13,9 @@ DROPOUT_ON = ("rank", "input")
 class Adapter:
     """Low-rank update `s B A` of a frozen weight (LoRA, arXiv 2106.09685).
 
-    a: [rank, in], b: [out, rank], any float dtype (trained in float32); scaling: s = alpha / rank, or
-    alpha / sqrt(rank) with rsLoRA. With dropout p > 0, `dropout_on="rank"` drops the output of A (a
-    mask over [m, rank]) and `"input"` drops the input of A (peft's meaning, a mask over [m, in]).
+    a: [rank, in], b: [out, rank], any float dtype (trained in float32); scaling: s = alpha / rank,
+    or alpha / sqrt(rank) with rsLoRA. With dropout p > 0, `dropout_on="rank"` drops the output of
+    A (a mask over [m, rank]) and `"input"` its input (peft's meaning, a mask over [m, in]).
     """
 
     a: torch.Tensor
@@ -34,6 +34,5 @@ class Adapter:
         if not 0.0 <= self.dropout < 1.0:
             raise InputError(f"{op}: dropout should be in [0, 1), was {self.dropout}")
         if self.dropout_on not in DROPOUT_ON:
-            raise InputError(
-                f"{op}: dropout_on should be one of {', '.join(DROPOUT_ON)}, was {self.dropout_on!r}"
-            )
+            places = " or ".join(DROPOUT_ON)
+            raise InputError(f"{op}: dropout_on should be {places}, was {self.dropout_on!r}")

@@ -1,7 +1,7 @@
 """bitsandbytes' own state-dict keys, read and written without bitsandbytes.
 
-    weight                                  uint8 [bytes, 1] (or the same bytes viewed as a float dtype)
-    weight.absmax                           float32 [blocks], or uint8 [blocks] when nested
+    weight                                  uint8 [bytes, 1] (or the same bytes viewed as a float
+    dtype) weight.absmax                           float32 [blocks], or uint8 [blocks] when nested
     weight.quant_map                        float32 [16]
     weight.nested_absmax, nested_quant_map  float32 [ceil(blocks / 256)], float32 [256]
     weight.quant_state.bitsandbytes__nf4    UTF-8 JSON in a uint8 tensor (or ..__fp4)
@@ -14,7 +14,7 @@ import torch
 from qlora_kernels.errors import InputError
 from qlora_kernels.formats.codebooks import FORMATS, NESTED_BLOCK_SIZE, codebook, dynamic_map
 from qlora_kernels.formats.quantized_tensor import QuantizedTensor
-from qlora_kernels.formats.state_dict import dtype_named, json_bytes, read_json_bytes
+from qlora_kernels.formats.state_dict import dtype_named, fact, json_bytes, read_json_bytes
 
 _FOUR_BIT = tuple(name for name, f in FORMATS.items() if f.codebook)
 _WHO = "bitsandbytes state dict"
@@ -51,7 +51,7 @@ def to_bitsandbytes(q: QuantizedTensor, prefix: str = "weight") -> dict[str, tor
 
 
 def from_bitsandbytes(state: dict[str, torch.Tensor], prefix: str = "weight") -> QuantizedTensor:
-    """The quantized tensor under those keys; InputError if they are incomplete or use other maps."""
+    """The quantized tensor under those keys; InputError if incomplete or on other maps."""
     found = [f for f in _FOUR_BIT if _blob_key(prefix, f) in state]
     missing = [k for k in (prefix, f"{prefix}.absmax") if k not in state]
     if not found or missing:
@@ -69,19 +69,18 @@ def from_bitsandbytes(state: dict[str, torch.Tensor], prefix: str = "weight") ->
                 f"{_WHO}: nested_blocksize should be {NESTED_BLOCK_SIZE}, "
                 f"was {facts.get('nested_blocksize')}"
             )
-        nested_offset = torch.tensor(facts.get("nested_offset"), dtype=torch.float32).to(
-            codes.device
-        )
+        offset = fact(_WHO, facts, "nested_offset", float)
+        nested_offset = torch.tensor(offset, dtype=torch.float32, device=codes.device)
         nested_absmax = nested_absmax.float()
     q = QuantizedTensor(
         codes,
         state[f"{prefix}.absmax"],
         nested_absmax,
         nested_offset,
-        torch.Size(facts["shape"]),  # type: ignore[arg-type]
-        dtype_named(str(facts["dtype"])),
+        fact(_WHO, facts, "shape", torch.Size),
+        fact(_WHO, facts, "dtype", dtype_named),
         found[0],
-        int(facts["blocksize"]),  # type: ignore[call-overload]
+        fact(_WHO, facts, "blocksize", int),
     )
     q.check(_WHO)
     return q

@@ -1,7 +1,7 @@
 """What the bits of a code mean: the one place where the codebooks are written down.
 
-A 4-bit format is a codebook of 16 values in [-1, 1]; `value = codebook[code] * absmax`. Every kernel
-of every backend gets these numbers from here.
+A 4-bit format is a codebook of 16 values in [-1, 1]; `value = codebook[code] * absmax`. Every
+kernel of every backend gets these numbers from here.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ NF4 = (
     1.0,
 )
 
-# One sign bit and three bits for a magnitude in twelfths; bit 3 is the sign, so code 8 is a second zero.
+# Bit 3 is the sign (code 8 is a second zero), the other three choose a magnitude in twelfths.
 _FP4_TWELFTHS = (0.0, 0.0625, 8.0, 12.0, 4.0, 6.0, 2.0, 3.0)
 FP4 = tuple(v / 12 for v in _FP4_TWELFTHS) + tuple(-v / 12 if v else 0.0 for v in _FP4_TWELFTHS)
 

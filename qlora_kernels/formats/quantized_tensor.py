@@ -65,7 +65,8 @@ class QuantizedTensor:
 
     codes: uint8 [bytes, 1]; scales: float32 [blocks], or uint8 [blocks] when double-quantized, then
     with nested_absmax float32 [ceil(blocks / 256)] and nested_offset float32 []. `dtype` is the
-    original weight's and what `dequantize` returns by default. Memory layout at the top of this file.
+    original weight's and what `dequantize` returns by default. Memory layout at the top of this
+    file.
     """
 
     codes: torch.Tensor
@@ -112,7 +113,8 @@ class QuantizedTensor:
 
     def to(self, device: torch.device | str) -> "QuantizedTensor":
         """The same value on another device; no bit changes."""
-        return replace(self, **{name: t.to(device) for name, t in self._tensors().items()})
+        moved: dict[str, Any] = {name: t.to(device) for name, t in self._tensors().items()}
+        return replace(self, **moved)
 
     # The file formats know this class, so it reaches for them only when asked.
 
@@ -173,7 +175,7 @@ class QuantizedTensor:
         )
 
     def check(self, op: str) -> None:
-        """Refuse parts that do not belong together (a corrupt file, a lying shape) before any kernel."""
+        """Refuse parts that do not belong together (a corrupt file, a lying shape)."""
         self.spec.check(op)
         count = self.numel()
         expected = {

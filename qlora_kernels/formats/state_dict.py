@@ -1,8 +1,10 @@
 """A quantized tensor as named plain tensors, and as a safetensors file: exact both ways."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -12,14 +14,16 @@ from qlora_kernels.errors import InputError
 from qlora_kernels.files import write_atomically
 from qlora_kernels.formats.quantized_tensor import QuantizedTensor
 
+_WHO = "state dict"
+_Kind = TypeVar("_Kind")
 _TENSORS = ("codes", "scales", "nested_absmax", "nested_offset")
 
 
 def dtype_named(name: str) -> torch.dtype:
-    """`"bfloat16"` -> torch.bfloat16; InputError for anything that is no dtype."""
+    """`"bfloat16"` -> torch.bfloat16; TypeError for anything that is no dtype."""
     dtype = getattr(torch, name, None)
     if not isinstance(dtype, torch.dtype):
-        raise InputError(f"state dict: dtype should be a torch dtype, was {name!r}")
+        raise TypeError(name)
     return dtype
 
 
@@ -33,10 +37,23 @@ def read_json_bytes(tensor: torch.Tensor) -> dict[str, object]:
     try:
         fields = json.loads(bytes(tensor.cpu().tolist()))
     except (ValueError, TypeError) as error:
-        raise InputError(f"state dict: metadata should be UTF-8 JSON, was {error}") from None
+        raise InputError(f"{_WHO}: metadata should be UTF-8 JSON, was {error}") from None
     if not isinstance(fields, dict):
-        raise InputError(f"state dict: metadata should be a JSON object, was {fields!r}")
+        raise InputError(f"{_WHO}: metadata should be a JSON object, was {fields!r}")
     return fields
+
+
+def fact(who: str, fields: dict[str, object], name: str, kind: Callable[[Any], _Kind]) -> _Kind:
+    """`kind(fields[name])`; InputError where the field is absent or `kind` cannot take it."""
+    try:
+        return kind(fields[name])
+    except (KeyError, TypeError, ValueError):
+        wanted = _WANTED.get(kind, kind.__name__)
+        raise InputError(f"{who}: {name} should be {wanted}, was {fields.get(name)!r}") from None
+
+
+# What a fact should be, where the name of its kind does not say it.
+_WANTED: dict[Callable[[Any], Any], str] = {torch.Size: "sizes", dtype_named: "a torch dtype"}
 
 
 def to_state_dict(q: QuantizedTensor, prefix: str = "weight") -> dict[str, torch.Tensor]:
@@ -51,21 +68,16 @@ def from_state_dict(state: dict[str, torch.Tensor], prefix: str = "weight") -> Q
     parts = {n: state.get(f"{prefix}.{n}") for n in (*_TENSORS, "spec")}
     for name in ("codes", "scales", "spec"):
         if parts[name] is None:
-            raise InputError(f"state dict: should hold {prefix}.{name}, holds {sorted(state)}")
+            raise InputError(f"{_WHO}: should hold {prefix}.{name}, holds {sorted(state)}")
     spec = read_json_bytes(parts.pop("spec"))  # type: ignore[arg-type]
-    try:
-        q = QuantizedTensor(
-            **parts,  # type: ignore[arg-type]
-            shape=torch.Size(spec["shape"]),  # type: ignore[arg-type]
-            dtype=dtype_named(str(spec["dtype"])),
-            format=str(spec["format"]),
-            block_size=int(spec["block_size"]),  # type: ignore[call-overload]
-        )
-    except (KeyError, TypeError) as error:
-        raise InputError(
-            f"state dict: {prefix}.spec should describe a weight, lacks {error}"
-        ) from None
-    q.check("state dict")
+    q = QuantizedTensor(
+        **parts,  # type: ignore[arg-type]
+        shape=fact(_WHO, spec, "shape", torch.Size),
+        dtype=fact(_WHO, spec, "dtype", dtype_named),
+        format=fact(_WHO, spec, "format", str),
+        block_size=fact(_WHO, spec, "block_size", int),
+    )
+    q.check(_WHO)
     return q
 
 

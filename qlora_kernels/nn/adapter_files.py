@@ -80,9 +80,11 @@ def load_adapter(model: nn.Module, folder: str | Path) -> None:
 
 
 def read_adapter_config(folder: str | Path) -> QLoRAConfig:
-    """The QLoRAConfig that a peft folder's adapter_config.json describes (its base format: default).
+    """The QLoRAConfig that a peft folder's adapter_config.json describes (its base format:
+    default).
 
-    Raises InputError for an unreadable file, a kind that is not LoRA, and values that make no sense.
+    Raises InputError for an unreadable file, a kind that is not LoRA, and values that make no
+    sense.
     """
     path = Path(folder) / _CONFIG
     try:
@@ -143,7 +145,8 @@ def _shortest_targets(model: nn.Module, layers: Mapping[str, nn.Module]) -> list
 def _read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
-            return {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            names = list(file.keys())
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise InputError(
             f"adapter: {path} should be a readable safetensors file: {error}"

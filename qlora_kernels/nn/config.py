@@ -18,13 +18,15 @@ class QLoRAConfig:
     """Base format and adapters: `y = dequantize(q) x + (alpha / rank) B A x`.
 
     rank, alpha: size and strength of the update; rslora: scale by alpha / sqrt(rank) instead
-    (arXiv 2312.03732). targets: which linear layers get adapters: a list of name suffixes, one string
-    as a full-match regular expression, or "all-linear" (all but the head); exclude: name suffixes to
-    leave out. rank_pattern, alpha_pattern: {regular expression on the end of the name: value}.
+    (arXiv 2312.03732). targets: which linear layers get adapters: a list of name suffixes, one
+    string as a full-match regular expression, or "all-linear" (all but the head); exclude: name
+    suffixes to leave out. rank_pattern, alpha_pattern: {regular expression on the end of the name:
+    value}.
 
     format: "nf4", "fp4", "int8", or "none" for an unquantized base; block_size, double_quant: see
-    `quantize`. Every linear layer but the head is quantized, whatever `targets` says; quantize_head:
-    the head too. untie: give a tied head its own weight, which adapters and quantization of it need.
+    `quantize`. Every linear layer but the head is quantized, whatever `targets` says;
+    quantize_head: the head too. untie: give a tied head its own weight, which adapters and
+    quantization of it need.
 
     dropout, dropout_on: see `Adapter`. init: A is "gaussian" (std 1 / rank) or "kaiming-uniform"
     (peft's default); B is zero, so training starts from the base.

@@ -32,6 +32,9 @@ class QLoRALinear(nn.Linear):
 
     lora_a: nn.Parameter | None
     lora_b: nn.Parameter | None
+    scales: torch.Tensor
+    nested_absmax: torch.Tensor | None
+    nested_offset: torch.Tensor | None
 
     def __init__(self, base: Base, bias: torch.Tensor | None = None) -> None:
         """A layer over a base weight [out, in], without adapter."""
@@ -41,14 +44,14 @@ class QLoRALinear(nn.Linear):
         self.out_features, self.in_features = sizes["n"], sizes["k"]
         self.weight_dtype = base.dtype
         self.format, self.block_size = "none", 0
-        codes = base
         if isinstance(base, QuantizedTensor):
             self.format, self.block_size = base.format, base.block_size
-            codes = base.codes
-        self.weight = nn.Parameter(codes.detach(), requires_grad=False)  # type: ignore[union-attr]
+        codes = base.codes if isinstance(base, QuantizedTensor) else base
+        self.weight = nn.Parameter(codes.detach(), requires_grad=False)
         for name in _SCALES:
             self.register_buffer(name, getattr(base, name, None))
-        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+        frozen = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+        self.register_parameter("bias", frozen)
         self.register_parameter("lora_a", None)
         self.register_parameter("lora_b", None)
         self.alpha, self.rslora = 0.0, False
@@ -67,15 +70,16 @@ class QLoRALinear(nn.Linear):
         if isinstance(linear, nn.Linear) and not isinstance(linear, cls):
             weight = linear.weight.detach()
         elif is_conv1d(linear):
-            weight = linear.weight.detach().T.contiguous()  # type: ignore[union-attr,operator]
+            weight = linear.get_parameter("weight").detach().T.contiguous()
         else:
             raise InputError(
                 f"QLoRALinear: linear should be an nn.Linear, was {type(linear).__name__}"
             )
-        base = weight
+        base: Base = weight
         if config.format != "none":
             base = quantize(weight, config.format, config.block_size, config.double_quant)
-        layer = cls(base, linear.bias).train(linear.training)  # type: ignore[arg-type]
+        bias = None if linear.bias is None else linear.get_parameter("bias")
+        layer = cls(base, bias).train(linear.training)
         if adapt:
             layer.add_adapter(config, name)
         return layer
@@ -95,7 +99,7 @@ class QLoRALinear(nn.Linear):
     def set_adapter(
         self, a: torch.Tensor, b: torch.Tensor, alpha: float, rslora: bool = False
     ) -> None:
-        """Take these factors, a [rank, in] and b [out, rank]; in place where the shapes are the same."""
+        """Take these factors, a [rank, in] and b [out, rank]; in place where shapes agree."""
         sizes = {"k": self.in_features, "n": self.out_features}
         check_shapes("set_adapter", sizes, a=(a, "r k"), b=(b, "n r"))
         for name, factor in (("lora_a", a), ("lora_b", b)):
@@ -116,14 +120,15 @@ class QLoRALinear(nn.Linear):
         """The frozen weight [out, in] as the op takes it."""
         if self.format == "none":
             return self.weight
-        scales = (self.get_buffer(n) if getattr(self, n) is not None else None for n in _SCALES)
         return QuantizedTensor(
             self.weight,
-            *scales,  # type: ignore[arg-type]
-            shape=torch.Size((self.out_features, self.in_features)),
-            dtype=self.weight_dtype,
-            format=self.format,
-            block_size=self.block_size,
+            self.scales,
+            self.nested_absmax,
+            self.nested_offset,
+            torch.Size((self.out_features, self.in_features)),
+            self.weight_dtype,
+            self.format,
+            self.block_size,
         )
 
     @property
@@ -142,8 +147,8 @@ class QLoRALinear(nn.Linear):
         return Adapter(self.lora_a, self.lora_b, self.scaling, self.dropout, self.dropout_on)
 
     @property
-    def W_q(self) -> torch.Tensor:  # noqa: N802 - the name by which peft knows a quantized weight
-        """The codes."""
+    def W_q(self) -> torch.Tensor:
+        """The codes, by the name under which peft looks for a quantized weight."""
         return self.weight
 
     def dequantize(self) -> torch.Tensor:
@@ -170,7 +175,7 @@ class QLoRALinear(nn.Linear):
                 return moved
             return tensor.to(moved.device)
 
-        result = super()._apply(keeping_bits, recurse)
+        result = super()._apply(keeping_bits, recurse)  # type: ignore[no-untyped-call]
         if self.format == "none":
             self.weight_dtype = self.weight.dtype
         return result

@@ -4,6 +4,8 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, cast
 
 from torch import nn
 
@@ -20,11 +22,12 @@ Progress = Callable[[int, int, str], None]
 def prepare_model(
     model: nn.Module, config: QLoRAConfig, progress: Progress | None = None
 ) -> nn.Module:
-    """Quantize the linear layers of `model` in place, add adapters, freeze all the rest; returns it.
+    """Quantize the linear layers of `model` in place, add adapters, freeze all the rest; returns
+    it.
 
     Every `nn.Linear` (and Conv1D of GPT-2) but the output head becomes a QLoRALinear; those that
-    `config.targets` chooses get adapters. What matched is logged at INFO level to "qlora_kernels" and
-    told by `describe(model)`. progress(done, total, name) is called after each layer.
+    `config.targets` chooses get adapters. What matched is logged at INFO level to "qlora_kernels"
+    and told by `describe(model)`. progress(done, total, name) is called after each layer.
 
     Raises InputError, before anything is changed, for targets that match nothing, a tied head that
     would be changed without `untie`, a weight that is not finite, and a model prepared already.
@@ -35,14 +38,13 @@ def prepare_model(
     replaced = [n for n in layers if n != head or config.quantize_head or head in adapted]
     _check_weights({n: layers[n] for n in replaced})
     if head in replaced:
-        _untie(model, layers[head], head, config)  # type: ignore[index]
+        _untie(model, layers[head], head, config)
     model.requires_grad_(False)
     places = _places(model)
     for done, name in enumerate(replaced, start=1):
         linear = layers[name]
-        layer_config = config
-        if name == head and not config.quantize_head:
-            layer_config = _unquantized(config)
+        dense = name == head and not config.quantize_head
+        layer_config = replace(config, format="none") if dense else config
         layer = QLoRALinear.from_linear(linear, layer_config, name, adapt=name in adapted)
         for parent, attribute in places[id(linear)]:
             setattr(parent, attribute, layer)
@@ -81,14 +83,14 @@ def disable_adapters(model: nn.Module) -> Iterator[None]:
             layer.adapter_enabled = enabled
 
 
-def _linear_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Name -> linear layer, each shared one once. Subclasses are left alone: they mean something."""
+def _linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
+    """Name -> linear layer, shared ones once. Subclasses are left alone: they mean more."""
     layers = {}
     for name, module in model.named_modules():
         if isinstance(module, QLoRALinear):
             raise InputError(f"prepare_model: model should be unprepared, {name} is a QLoRALinear")
         if type(module) is nn.Linear or is_conv1d(module):
-            layers[name] = module
+            layers[name] = cast(nn.Linear, module)  # Conv1D has the same attributes
     if not layers or "" in layers:
         was = "a single one" if layers else "none"
         raise InputError(
@@ -98,26 +100,27 @@ def _linear_layers(model: nn.Module) -> dict[str, nn.Module]:
     return layers
 
 
-def _head_name(model: nn.Module, layers: dict[str, nn.Module]) -> str | None:
+def _head_name(model: nn.Module, layers: dict[str, nn.Linear]) -> str | None:
     """The layer that makes the logits, as transformers tells it, or by its usual name."""
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    get_head: Any = getattr(model, "get_output_embeddings", lambda: None)
+    head = get_head()
     by_identity = next((n for n, m in layers.items() if m is head), None)
     return by_identity or ("lm_head" if "lm_head" in layers else None)
 
 
-def _check_weights(layers: dict[str, nn.Module]) -> None:
+def _check_weights(layers: dict[str, nn.Linear]) -> None:
     """Refuse a weight that is not finite while nothing has changed yet."""
     for name, layer in layers.items():
-        finite = layer.weight.detach().isfinite()  # type: ignore[union-attr,operator]
-        if layer.weight.device.type != "meta" and not finite.all():  # type: ignore[union-attr]
+        finite = layer.weight.detach().isfinite()
+        if layer.weight.device.type != "meta" and not finite.all():
             index = (~finite).nonzero()[0].tolist()
-            value = layer.weight[tuple(index)].item()  # type: ignore[index,operator]
+            value = layer.weight[tuple(index)].item()
             raise InputError(
                 f"prepare_model: {name}.weight should be finite, was {value} at {index}"
             )
 
 
-def _untie(model: nn.Module, head: nn.Module, name: str, config: QLoRAConfig) -> None:
+def _untie(model: nn.Module, head: nn.Linear, name: str, config: QLoRAConfig) -> None:
     """Give a head that shares the embedding's weight its own, or refuse to change it."""
     shared = [n for n, p in model.named_parameters(remove_duplicate=False) if p is head.weight]
     if len(shared) == 1:
@@ -128,14 +131,10 @@ def _untie(model: nn.Module, head: nn.Module, name: str, config: QLoRAConfig) ->
             f"prepare_model: {name} should have its own weight to be changed, shares {others} "
             "(untie=True gives it a copy)"
         )
-    head.weight = nn.Parameter(head.weight.detach().clone())  # type: ignore[operator]
-    model_config = getattr(model, "config", None)
+    head.weight = nn.Parameter(head.weight.detach().clone())
+    model_config: Any = getattr(model, "config", None)
     if hasattr(model_config, "tie_word_embeddings"):
-        model_config.tie_word_embeddings = False  # type: ignore[union-attr]
-
-
-def _unquantized(config: QLoRAConfig) -> QLoRAConfig:
-    return QLoRAConfig(**{**vars(config), "format": "none"})
+        model_config.tie_word_embeddings = False
 
 
 def _places(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:

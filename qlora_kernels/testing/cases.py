@@ -1,4 +1,4 @@
-"""The one list of cases: sizes with tails, rows that start inside a byte or a block, and empties."""
+"""The one list of cases: tails, rows that start inside a byte or a block, empties."""
 
 from dataclasses import dataclass
 

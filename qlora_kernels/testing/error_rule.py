@@ -43,7 +43,7 @@ class ErrorRule:
         plain: torch.Tensor,
         truth: torch.Tensor,
     ) -> None:
-        """One output of one case, ours and plain torch's, in the dtype under test; truth in float64."""
+        """One output of one case, ours and plain torch's in its dtype, and truth in float64."""
         assert truth.dtype == torch.float64, f"truth should be float64, was {truth.dtype}"
         assert ours.shape == truth.shape, f"{case} {output}: {ours.shape} for {truth.shape}"
         norm = truth.norm().item()

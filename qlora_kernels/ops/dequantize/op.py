@@ -1,9 +1,10 @@
 """Dequantization of a weight: `w[i] = codebook[code[i]] * absmax[i // block_size]`.
 
-int8: `w[i] = code[i] * (absmax[i // block_size] / 127)`. Products are float32 and rounded once to the
-output dtype; the bits equal bitsandbytes' for nf4 and fp4.
+int8: `w[i] = code[i] * (absmax[i // block_size] / 127)`. Products are float32 and rounded once to
+the output dtype; the bits equal bitsandbytes' for nf4 and fp4.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -48,20 +49,21 @@ def _run_out(*base: Any, out: torch.Tensor) -> None:
 
 
 def _run(*arguments: Any) -> torch.Tensor:
-    *base, dtype = arguments
     out = _fake(*arguments)
-    _run_out(*base, out=out)
+    _run_out(*arguments[:-1], out=out)
     return out
 
 
 def _fake(codes: torch.Tensor, *rest: Any) -> torch.Tensor:
-    *_, shape, _, _, _, dtype = rest
-    return codes.new_empty(shape, dtype=dtype)
+    shape, out_dtype = rest[3], rest[-1]
+    return codes.new_empty(shape, dtype=out_dtype)
 
 
 def _fake_out(*base: Any, out: torch.Tensor) -> None:
     pass
 
 
-_dequantize = define(f"dequantize({SCHEMA}, ScalarType out_dtype) -> Tensor", _run, _fake)
+_dequantize: Callable[..., torch.Tensor] = define(
+    f"dequantize({SCHEMA}, ScalarType out_dtype) -> Tensor", _run, _fake
+)
 _dequantize_out = define(f"dequantize.out({SCHEMA}, *, Tensor(a!) out) -> ()", _run_out, _fake_out)

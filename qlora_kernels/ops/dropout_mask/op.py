@@ -6,7 +6,7 @@
 Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -18,7 +18,8 @@ ROOM = Room("dropout_mask", native_kernel, reference)
 
 
 def dropout_mask(seed: int | torch.Tensor, shape: Sequence[int], p: float) -> torch.Tensor:
-    """`[word(i) >= floor(p 2^32)] / (1 - p)`, float32 of `shape`: 0 where dropped, 1 / (1 - p) elsewhere.
+    """`[word(i) >= floor(p 2^32)] / (1 - p)`, float32 of `shape`: 0 where dropped, 1 / (1 - p)
+    elsewhere.
 
     seed: an integer of 64 bits, or the int64 tensor [] that an op was given; the mask is on its
     device. The same on every backend. Raises InputError for p outside [0, 1).
@@ -37,4 +38,6 @@ def _fake(seed: torch.Tensor, shape: Sequence[int], p: float) -> torch.Tensor:
     return seed.new_empty(shape, dtype=torch.float32)
 
 
-_dropout_mask = define("dropout_mask(Tensor seed, SymInt[] shape, float p) -> Tensor", _run, _fake)
+_dropout_mask: Callable[..., torch.Tensor] = define(
+    "dropout_mask(Tensor seed, SymInt[] shape, float p) -> Tensor", _run, _fake
+)

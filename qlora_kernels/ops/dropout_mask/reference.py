@@ -1,4 +1,4 @@
-"""Philox4x32-10 in plain torch: 32-bit words held in int64, whose wrapping product keeps every bit."""
+"""Philox4x32-10 in plain torch: 32-bit words in int64, whose product keeps every bit."""
 
 import torch
 

@@ -4,10 +4,12 @@
     loss   = sum over labelled rows of  logsumexp(logits) - (1 - e) logits[label] - e mean(logits)
     dhidden = (softmax(logits) - (1 - e) onehot - e / v) head
 
-v is the vocabulary, e the label smoothing. Gradients are made in forward, while a chunk's logits are
-at hand, and only those that are wanted: a frozen head costs nothing. Source: Cut Cross-Entropy (arXiv 2411.09009) has the idea.
+v is the vocabulary, e the label smoothing. Gradients are made in forward, while a chunk's logits
+are at hand, and only those that are wanted: a frozen head costs nothing. Source: Cut Cross-Entropy
+(arXiv 2411.09009) has the idea.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -35,11 +37,12 @@ def linear_cross_entropy(
     label_smoothing: float = 0.0,
     reduction: str = "mean",
 ) -> torch.Tensor:
-    """`cross_entropy(hidden head^T, labels)`, differentiable in hidden and, if it is trainable, head.
+    """`cross_entropy(hidden head^T, labels)`, differentiable in hidden and, if it is trainable,
+    head.
 
     hidden: [..., k] float; head: [v, k] float; labels: int64 [...], -100 where a row has no loss.
-    reduction: "mean" over the labelled rows (0 if there are none) or "sum". Returns a float32 scalar
-    (float64 for float64 input). No shift is applied: row i is judged by label i.
+    reduction: "mean" over the labelled rows (0 if there are none) or "sum". Returns a float32
+    scalar (float64 for float64 input). No shift is applied: row i is judged by label i.
 
     Raises InputError for shapes and dtypes that do not fit and for labels outside the vocabulary.
     """
@@ -105,7 +108,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return dhidden, dhead, None, None, None, None
 
 
-_linear_cross_entropy = define(
+_linear_cross_entropy: Callable[..., tuple[torch.Tensor, ...]] = define(
     "linear_cross_entropy(Tensor hidden, Tensor head, Tensor labels, float label_smoothing, "
     "bool needs_hidden, bool needs_head) -> (Tensor loss, Tensor dhidden, Tensor dhead)",
     _run,

@@ -19,7 +19,7 @@ def refuses(hidden: torch.Tensor, head: torch.Tensor, problem: Problem) -> str |
 def linear_cross_entropy(
     hidden: torch.Tensor, head: torch.Tensor, problem: Problem
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-    """(summed loss, its gradient by hidden, by head): both made while a chunk's logits are at hand."""
+    """(summed loss, its gradient by hidden, by head): all from a chunk's logits."""
     loss = torch.zeros((), dtype=_accumulator(hidden), device=hidden.device)
     dhidden = torch.zeros_like(hidden) if problem.needs_hidden else None
     dhead = torch.zeros_like(head, dtype=loss.dtype) if problem.needs_head else None

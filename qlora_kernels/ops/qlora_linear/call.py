@@ -9,7 +9,7 @@ from qlora_kernels.formats import Adapter, Base, QuantizedTensor
 from qlora_kernels.formats.quantized_tensor import SCHEMA as BASE_SCHEMA
 from qlora_kernels.formats.quantized_tensor import flatten, unflatten
 
-# x, base weight and adapter; bias stands last because backward needs only to know whether it is there.
+# The bias is not in it: forward takes it last, backward needs no more than the wish for it.
 SCHEMA = (
     f"Tensor x, {BASE_SCHEMA}, Tensor? a, Tensor? b, float scaling, float dropout, "
     "str dropout_on, Tensor? seed"

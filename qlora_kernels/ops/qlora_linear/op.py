@@ -3,11 +3,12 @@
     y  = x W^T + s h B^T + bias,    h = drop(x A^T) or drop(x) A^T
     dx = dy W + dh A,  da = dh^T x,  db = s dy^T h,  dbias = sum dy,    dh = s dy B
 
-W [n, k] is decoded from its codes in both directions; no dense copy is kept for backward, which holds
-x, the codes, A and B only. Dropout masks are regenerated from a seed. Source: QLoRA (arXiv 2305.14314,
-equation 5), LoRA (arXiv 2106.09685).
+W [n, k] is decoded from its codes in both directions; no dense copy is kept for backward, which
+holds x, the codes, A and B only. Dropout masks are regenerated from a seed. Source: QLoRA (arXiv
+2305.14314, equation 5), LoRA (arXiv 2106.09685).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,8 +16,8 @@ import torch
 from qlora_kernels.checks import FLOATS, InputError, check_dtype, check_shapes
 from qlora_kernels.dispatch import Room, define
 from qlora_kernels.formats import Adapter, Base, QuantizedTensor
-from qlora_kernels.ops.qlora_linear import native_kernel, reference
 from qlora_kernels.formats.quantized_tensor import SCHEMA as BASE_SCHEMA
+from qlora_kernels.ops.qlora_linear import native_kernel, reference
 from qlora_kernels.ops.qlora_linear.call import SCHEMA, Call, Needs
 
 ROOM = Room("qlora_linear", native_kernel, reference)
@@ -34,8 +35,8 @@ def qlora_linear(
 
     x: [..., k], float32, bfloat16, float16 (float64 by the reference backend); q: a QuantizedTensor
     [n, k], or a plain frozen tensor for 16-bit LoRA; adapter: a [rank, k], b [n, rank]; bias: [n].
-    Returns [..., n] of x's dtype; sums are accumulated in float32. With adapter.dropout > 0 it always
-    drops; `seed` (64 bits, by default drawn from torch's generator) fixes the mask, which is
+    Returns [..., n] of x's dtype; sums are accumulated in float32. With adapter.dropout > 0 it
+    always drops; `seed` (64 bits, by default drawn from torch's generator) fixes the mask, which is
     `dropout_mask(seed, (m, rank or k), p)` with m the product of x's leading dimensions.
 
     Raises InputError for shapes, dtypes or devices that do not fit, and for a dense q that wants a
@@ -80,7 +81,7 @@ def _run(*arguments: Any) -> torch.Tensor:
     call = Call.unflatten(*flat)
     x = call.rows
     kernel = ROOM.choose(x, call.base, call.adapter, call.seed)
-    y = kernel.forward(x, call.base, call.adapter, bias, call.seed)
+    y: torch.Tensor = kernel.forward(x, call.base, call.adapter, bias, call.seed)
     return y.view(*call.x.shape[:-1], call.out_features)
 
 
@@ -151,7 +152,7 @@ def _needs(wanted: tuple[bool, ...]) -> Needs:
     return Needs(wanted[0], wanted[_A], wanted[_B], wanted[-1])
 
 
-_qlora_linear = define(
+_qlora_linear: Callable[..., torch.Tensor] = define(
     f"qlora_linear({SCHEMA}, Tensor? bias) -> Tensor", _run, _fake, _QLoRALinear.apply
 )
 _qlora_linear_backward = define(

@@ -33,7 +33,7 @@ def forward(
     )
     if adapter is None:
         return y
-    _, h = _down(x, adapter, _mask(x, adapter, seed))
+    h = _down(x, adapter, *_masks(x, adapter, seed))
     return y + adapter.scaling * (h @ adapter.b.to(x.dtype).T)
 
 
@@ -49,16 +49,15 @@ def backward(
     dx = dy @ _dense(base, dy.dtype) if needs.x else None
     da = db = None
     if adapter is not None:
-        mask = _mask(x, adapter, seed)
-        dropped, h = _down(x, adapter, mask)
-        dh = adapter.scaling * (dy @ adapter.b.to(dy.dtype))  # [m, rank]
-        if mask is not None and adapter.dropout_on == "rank":
-            dh = dh * mask
+        on_input, on_rank = _masks(x, adapter, seed)
+        dh = _masked(adapter.scaling * (dy @ adapter.b.to(dy.dtype)), on_rank)  # [m, rank]
         if dx is not None:
-            through = dh @ adapter.a.to(dy.dtype)
-            dx = dx + (through * mask if _drops_input(adapter, mask) else through)
-        da = (dh.T @ dropped).to(adapter.a.dtype) if needs.a else None
-        db = (adapter.scaling * (dy.T @ h)).to(adapter.b.dtype) if needs.b else None
+            dx = dx + _masked(dh @ adapter.a.to(dy.dtype), on_input)
+        if needs.a:
+            da = (dh.T @ _masked(x, on_input)).to(adapter.a.dtype)
+        if needs.b:
+            h = _down(x, adapter, on_input, on_rank)
+            db = (adapter.scaling * (dy.T @ h)).to(adapter.b.dtype)
     return Gradients(dx, da, db, dy.sum(dim=0) if needs.bias else None)
 
 
@@ -66,22 +65,26 @@ def _dense(base: Base, dtype: torch.dtype) -> torch.Tensor:
     return dequantize(base, dtype) if isinstance(base, QuantizedTensor) else base.to(dtype)
 
 
-def _mask(x: torch.Tensor, adapter: Adapter, seed: torch.Tensor | None) -> torch.Tensor | None:
-    """The scaled dropout mask over [m, rank] or [m, k]; None without dropout."""
+def _masks(
+    x: torch.Tensor, adapter: Adapter, seed: torch.Tensor | None
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """The scaled dropout masks (over x [m, k], over h [m, rank]); None where nothing drops."""
     if seed is None:
-        return None
-    width = adapter.rank if adapter.dropout_on == "rank" else x.shape[1]
-    return dropout_mask(seed, (x.shape[0], width), adapter.dropout).to(x.dtype)
+        return None, None
+    if adapter.dropout_on == "input":
+        return dropout_mask(seed, x.shape, adapter.dropout).to(x.dtype), None
+    return None, dropout_mask(seed, (x.shape[0], adapter.rank), adapter.dropout).to(x.dtype)
 
 
-def _drops_input(adapter: Adapter, mask: torch.Tensor | None) -> bool:
-    return mask is not None and adapter.dropout_on == "input"
+def _masked(tensor: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    return tensor if mask is None else tensor * mask
 
 
 def _down(
-    x: torch.Tensor, adapter: Adapter, mask: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(the input of A, the input of B): x and x A^T with dropout where it falls."""
-    dropped = x * mask if _drops_input(adapter, mask) else x
-    h = dropped @ adapter.a.to(x.dtype).T  # [m, rank]
-    return dropped, h * mask if mask is not None and adapter.dropout_on == "rank" else h
+    x: torch.Tensor,
+    adapter: Adapter,
+    on_input: torch.Tensor | None,
+    on_rank: torch.Tensor | None,
+) -> torch.Tensor:
+    """h: `x A^T` with dropout where it falls, [m, rank]."""
+    return _masked(_masked(x, on_input) @ adapter.a.to(x.dtype).T, on_rank)

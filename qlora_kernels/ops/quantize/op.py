@@ -5,7 +5,8 @@
     code[i]   = round(w[i] / (absmax[j] / 127))                (int8; ties to even)
     with double quantization  absmax[j] ~ dynamic_map[c[j]] * nested_absmax[j // 256] + mean(absmax)
 
-Sources: QLoRA (arXiv 2305.14314, sections 2 and 3); codes are bit-identical to bitsandbytes' CPU path.
+Sources: QLoRA (arXiv 2305.14314, sections 2 and 3); codes are bit-identical to bitsandbytes' CPU
+path.
 """
 
 import torch
@@ -21,20 +22,25 @@ ROOM = Room("quantize", native_kernel, reference)
 def quantize(
     w: torch.Tensor, format: str = "nf4", block_size: int = 64, double_quant: bool = True
 ) -> QuantizedTensor:
-    """`code = nearest(w / absmax)` per block of the flattened weight; formula at the top of this file.
+    """`code = nearest(w / absmax)` per block of the flattened weight; formula at the top of this
+    file.
 
     w: any shape, float32, bfloat16, float16 (float64 is rounded to float32 first). format: "nf4",
-    "fp4" or "int8". block_size: 32, 64, 128, ... 4096 values. double_quant: store the scales in 8 bits.
+    "fp4" or "int8". block_size: 32, 64, 128, ... 4096 values. double_quant: store the scales in 8
+    bits.
 
-    Raises InputError for an unknown format, block size or dtype, and for a NaN or infinity in w, with
-    its index.
+    Raises InputError for an unknown format, block size or dtype, and for a NaN or infinity in w,
+    with its index.
     """
     spec = QuantSpec(format, block_size, double_quant)
     spec.check("quantize")
     check_dtype("quantize", "w", w, FLOATS)
     codes, scales, nested_absmax, nested_offset = _quantize(w, format, block_size, double_quant)
-    nested = (nested_absmax, nested_offset) if double_quant else (None, None)
-    return QuantizedTensor(codes, scales, *nested, w.shape, w.dtype, format, block_size)
+    if not double_quant:
+        nested_absmax = nested_offset = None
+    return QuantizedTensor(
+        codes, scales, nested_absmax, nested_offset, w.shape, w.dtype, format, block_size
+    )
 
 
 def _run(

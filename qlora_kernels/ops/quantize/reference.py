@@ -32,8 +32,19 @@ def quantize(w: torch.Tensor, spec: QuantSpec) -> QuantizedTensor:
         codes = _codebook_codes(flat, absmax, spec)
     else:
         codes = _int8_codes(flat, absmax, spec)
-    parts = _quantize_scales(absmax) if spec.double_quant else (absmax, None, None)
-    return QuantizedTensor(codes, *parts, w.shape, w.dtype, spec.format, spec.block_size)
+    scales, nested_absmax, nested_offset = (
+        _quantize_scales(absmax) if spec.double_quant else (absmax, None, None)
+    )
+    return QuantizedTensor(
+        codes,
+        scales,
+        nested_absmax,
+        nested_offset,
+        w.shape,
+        w.dtype,
+        spec.format,
+        spec.block_size,
+    )
 
 
 def _blocks(flat: torch.Tensor, block_size: int) -> torch.Tensor:
@@ -66,7 +77,7 @@ def _int8_codes(flat: torch.Tensor, absmax: torch.Tensor, spec: QuantSpec) -> to
 
 
 def _quantize_scales(absmax: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(uint8 codes, nested absmax, offset): the nearest value of the dynamic map, ties to the lower."""
+    """(uint8 codes, nested absmax, offset): nearest in the dynamic map, ties to the lower."""
     offset = absmax.mean() if absmax.numel() else absmax.new_zeros(())
     blocks = _blocks(absmax - offset, NESTED_BLOCK_SIZE)
     nested_absmax = blocks.abs().amax(dim=1)

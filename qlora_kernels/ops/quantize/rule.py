@@ -1,4 +1,4 @@
-"""What every quantization kernel shares: the smallest scale, and the refusal of a value that is none."""
+"""What every quantization kernel shares."""
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ TINY = 1e-38  # bitsandbytes' floor of a 4-bit block's absmax
 
 
 def refuse_nonfinite(w: torch.Tensor, index: int) -> None:
-    """Raise InputError naming the flat index of the first value that is not finite, if index >= 0."""
+    """Raise InputError with the place of a value that is not finite; index < 0: there is none."""
     if index >= 0:
         where = [int(i) for i in np.unravel_index(index, tuple(w.shape))]
         value = w.reshape(-1)[index].item()
