@@ -12,7 +12,6 @@ from importlib import import_module
 from typing import NoReturn, Protocol, cast
 
 from qlora.spelling import did_you_mean
-from qlora_kernels.errors import InputError
 
 # name -> module and what `qlora --help` says about it, so that no module is imported for that.
 # A module has HELP (a sentence or more), EXAMPLES, add_arguments(parser) and run(arguments).
@@ -76,11 +75,10 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # the bars of transformers; read at its import
     try:
         return _run(words)
-    except InputError as error:
-        print(f"qlora: {error}", file=sys.stderr)
-        return 2
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in EXTRA:
             raise
@@ -90,6 +88,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("qlora: interrupted", file=sys.stderr)
         return 130
+    except ValueError as error:
+        from qlora_kernels.errors import InputError  # torch comes with it: not for `qlora --help`
+
+        if not isinstance(error, InputError):
+            raise
+        print(f"qlora: {error}", file=sys.stderr)
+        return 2
 
 
 def _run(words: list[str]) -> int:
@@ -100,9 +105,7 @@ def _run(words: list[str]) -> int:
     command = parser.parse_strictly(words[:1]).command
     if command not in COMMANDS:
         parser.error(f"unknown command {command}{did_you_mean(command, COMMANDS)} (see --help)")
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    if not sys.stderr.isatty():
-        os.environ.setdefault("TQDM_DISABLE", "1")  # the bars of transformers, before its import
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     module = cast(CommandModule, import_module(COMMANDS[command][0]))
     parser = Parser(f"qlora {command}", module.HELP, module.EXAMPLES)
     module.add_arguments(parser)

@@ -7,13 +7,16 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
 from transformers import logging as transformers_logging
 
+import qlora_kernels as qk
 from qlora.files import whole_folder
 from qlora_kernels.checks import check_choice
 from qlora_kernels.errors import InputError
@@ -24,6 +27,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 # Processors with an instruction for bf16 products; others emulate it slower than they do fp32.
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # x86, x86, ARM
+CPUINFO = Path("/proc/cpuinfo")
 
 WEIGHTS = ("*.safetensors", "*.bin")
 
@@ -51,6 +55,26 @@ def load_model(path: str | Path, dtype: str = "auto") -> tuple[PreTrainedModel, 
         return model.eval(), _from_pretrained(AutoTokenizer, path)
 
 
+def load_tuned(
+    path: str | Path,
+    adapter: str | Path | None,
+    base: qk.QLoRAConfig,
+    dtype: str = "auto",
+) -> tuple[PreTrainedModel, Any]:
+    """Load `(model, tokenizer)` to use what `qlora train` made, on the first GPU or the CPU.
+
+    The model gets the base format of `base` and the adapter of a peft folder (None: none).
+    Raises InputError as `load_model` does, and for an adapter that does not fit the model.
+    """
+    model, tokenizer = load_model(path, dtype)
+    qk.prepare_model(model, replace(base, targets=()))
+    if adapter is not None:
+        qk.load_adapter(model, adapter)
+    if torch.cuda.is_available():
+        cast(nn.Module, model).to("cuda")
+    return model, tokenizer
+
+
 def compute_dtype(device: str | torch.device | None = None) -> torch.dtype:
     """bfloat16 where the processor multiplies it in hardware, else float32.
 
@@ -60,7 +84,7 @@ def compute_dtype(device: str | torch.device | None = None) -> torch.dtype:
     if kind == "cuda":
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        has_bf16 = bool(BF16_FLAGS & _processor_flags(Path("/proc/cpuinfo")))
+        has_bf16 = bool(BF16_FLAGS & _processor_flags())
     return torch.bfloat16 if has_bf16 else torch.float32
 
 
@@ -131,13 +155,13 @@ def _from_pretrained(kind: Any, path: Path, **options: Any) -> Any:
     except Exception as error:  # whatever a library raises about a file, the file is at fault
         reason = " ".join(str(error).split()).split(". ")[0]
         reason = f"{type(error).__name__}: {reason}"
-        raise InputError(f"load_model: transformers cannot read {path}: {reason}") from error
+        raise InputError(f"load_model: {kind.__name__} cannot read {path}: {reason}") from error
 
 
-def _processor_flags(cpuinfo: Path) -> set[str]:
+def _processor_flags() -> set[str]:
     """Features of the first processor; none where the system has no such file."""
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
+    if CPUINFO.exists():
+        for line in CPUINFO.read_text().splitlines():
             if line.startswith(("flags", "Features")):
                 return set(line.split(":")[1].split())
     return set()

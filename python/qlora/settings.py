@@ -3,7 +3,7 @@
     @dataclass(frozen=True)
     class TrainSettings:
         model: Path = field(metadata={"help": "folder or .gguf file"})
-        learning_rate: float = field(default=2e-4, metadata={"help": "peak of the schedule"})
+        learning_rate: float = setting(2e-4, "peak of the schedule")
 
 gives `--model`, `--learning-rate`, and `model:`, `learning_rate:` in `--config run.yaml`. A flag
 wins over the file, the file over the default. Checks between fields belong in `__post_init__`;
@@ -12,7 +12,7 @@ wins over the file, the file over the default. Checks between fields belong in `
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, field, fields
 from pathlib import Path
 from types import NoneType
 from typing import Any, ClassVar, Literal, Protocol, TypeVar, get_args, get_origin, get_type_hints
@@ -27,6 +27,11 @@ class Dataclass(Protocol):
     """Any dataclass."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+
+def setting(default: Any, text: str) -> Any:
+    """A field with its default and its help text."""
+    return field(default=default, metadata={"help": text})
 
 
 Settings = TypeVar("Settings", bound=Dataclass)

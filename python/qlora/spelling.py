@@ -3,8 +3,6 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-from qlora_kernels.errors import InputError
-
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:
     """`; did you mean 'rank'?` where a known name is near, else nothing."""
@@ -14,6 +12,8 @@ def did_you_mean(word: object, known: Iterable[str]) -> str:
 
 def refuse_unknown(where: str, keys: Iterable[object], known: Iterable[str]) -> None:
     """Raise InputError for the first of `keys` that is none of `known`."""
+    from qlora_kernels.errors import InputError  # torch comes with it: `qlora --help` needs none
+
     known = list(known)
     for key in keys:
         if key not in known:

@@ -23,6 +23,10 @@ def encode_chat(tokenizer: Any, messages: list[Message], source: str) -> Example
     Raises InputError without a template, without a turn of the assistant, and for a template that
     writes earlier turns differently once later ones follow.
     """
+    if messages[0]["role"] == "assistant":
+        raise InputError(
+            f"{source}: a conversation should begin with another role than the assistant's"
+        )
     text = render(tokenizer, messages, source)
     spans = [
         _span(tokenizer, messages, turn, text, source)
@@ -36,6 +40,12 @@ def encode_chat(tokenizer: Any, messages: list[Message], source: str) -> Example
         for token, (begin, _) in zip(ids, encoded["offset_mapping"], strict=True)
     ]
     return Example(ids, [IGNORE, *labels[1:]], "chat", source)
+
+
+def reply_tokens(tokenizer: Any, question: str) -> list[int]:
+    """A user's question as tokens, up to where the assistant begins to answer."""
+    text = render(tokenizer, [{"role": "user", "content": question}], "chat", reply=True)
+    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
 def render(tokenizer: Any, messages: list[Message], source: str, reply: bool = False) -> str:
