@@ -1,88 +1,123 @@
-"""`qlora evaluate`: loss, perplexity and exact-match accuracy on a data set."""
+"""`qlora evaluate`: loss, perplexity and exact-match accuracy, of the base and of an adapter."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import argparse
+import json
+import logging
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor
-from torch.nn import functional
-from transformers import PreTrainedModel
+import qlora_kernels as qk
+from qlora.settings import add_arguments as add_settings
+from qlora.settings import from_arguments
+from qlora_kernels.errors import InputError
 
-from qlora.data import Example
-from qlora.objective import Supervised, autocast, head_weight, supervise, supervised_hidden
+if TYPE_CHECKING:
+    from qlora.evaluation import Evaluation
 
-CHUNK_BYTES = 64 * 2**20  # of float32 logits at a time
+HELP = """\
+Measure a model on a data set: mean loss and perplexity over the tokens to be learned and, for
+prompts and conversations, how many answers greedy decoding would reproduce exactly.
+
+With --adapter, base and adapter stand side by side. Nothing is generated: an answer is exact if
+every token of it, the end included, is the model's first choice after the true ones before it."""
+
+EXAMPLES = """\
+examples:
+  qlora evaluate --model SmolLM2-135M-Instruct --data test.jsonl
+  qlora evaluate --model model.gguf --adapter runs/first/adapter --data test.jsonl --json"""
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """loss = mean of -log p over the supervised tokens, perplexity = exp(loss).
+class EvaluateSettings:
+    """One evaluation; every field is a flag and a key of `--config`."""
 
-    accuracy: share of the prompts and conversations whose every supervised token, the end included,
-    is the model's first choice given the true tokens before it: exactly those that greedy decoding
-    reproduces. None for plain text.
-    """
-
-    loss: float
-    perplexity: float
-    accuracy: float | None
-    num_examples: int
-    num_tokens: int  # supervised
-
-
-@torch.no_grad()
-def evaluate(
-    model: PreTrainedModel,
-    rows: Sequence[Sequence[Example]],
-    pad_id: int = 0,
-    batch_size: int = 4,
-) -> Evaluation:
-    """Evaluate a model, in evaluation mode, on rows of examples (`qlora.data.pack` makes them)."""
-    training = model.training
-    model.eval()
-    loss, num_tokens, exact = 0.0, 0, list[bool]()
-    try:
-        for start in range(0, len(rows), batch_size):
-            some = rows[start : start + batch_size]
-            supervised = supervise(some, pad_id)
-            losses, hits = _judge(model, supervised)
-            loss += losses
-            num_tokens += len(supervised.labels)
-            exact += _exact(hits, [example for row in some for example in row])
-    finally:
-        model.train(training)
-    loss /= max(1, num_tokens)
-    return Evaluation(
-        loss=loss,
-        perplexity=float(torch.tensor(loss, dtype=torch.float64).exp()),
-        accuracy=sum(exact) / len(exact) if exact else None,
-        num_examples=sum(map(len, rows)),
-        num_tokens=num_tokens,
+    model: Path = field(metadata={"help": "Hugging Face folder or .gguf file of a causal LM"})
+    data: Path = field(metadata={"help": "a .txt or .jsonl file, as for training"})
+    adapter: Path | None = field(
+        default=None, metadata={"help": "adapter folder, in peft's format"}
     )
+    format: Literal["nf4", "fp4", "int8", "none"] = field(
+        default="nf4", metadata={"help": "storage of the base; best the one it was trained with"}
+    )
+    block_size: int = field(default=64, metadata={"help": "weights that share one scale"})
+    double_quant: bool = field(default=True, metadata={"help": "quantize the scales too"})
+    sequence_length: int = field(
+        default=512, metadata={"help": "tokens in a row; longer examples are cut"}
+    )
+    packing: bool = field(default=True, metadata={"help": "fill rows with several examples"})
+    batch_size: int = field(default=4, metadata={"help": "rows in one forward pass"})
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work, before anything is read."""
+        _ = self.layers  # checks its own part
+        for name, least in (("sequence_length", 2), ("batch_size", 1)):
+            value = getattr(self, name)
+            if value < least:
+                raise InputError(f"evaluate: {name} should be at least {least}, was {value}")
+
+    @property
+    def layers(self) -> qk.QLoRAConfig:
+        """What `prepare_model` is told; the adapter's own file says the rest."""
+        return qk.QLoRAConfig(
+            format=self.format, block_size=self.block_size, double_quant=self.double_quant
+        )
 
 
-def _judge(model: PreTrainedModel, supervised: Supervised) -> tuple[float, Tensor]:
-    """Summed loss, in float64, and per label whether it is the argmax."""
-    labels = supervised.labels.to(model.device)
-    with autocast(model):
-        hidden = supervised_hidden(model, supervised)
-    head = head_weight(model)
-    rows_per_chunk = max(1, CHUNK_BYTES // (head.shape[0] * 4))
-    loss = torch.zeros((), dtype=torch.float64, device=hidden.device)
-    hits = torch.empty_like(labels, dtype=torch.bool)
-    for start in range(0, len(labels), rows_per_chunk):
-        chunk = slice(start, start + rows_per_chunk)
-        logits = functional.linear(hidden[chunk].to(head.dtype), head).float()
-        loss += functional.cross_entropy(logits, labels[chunk], reduction="none").double().sum()
-        hits[chunk] = logits.argmax(-1) == labels[chunk]
-    return loss.item(), hits.cpu()
+def evaluate_file(settings: EvaluateSettings) -> "dict[str, Evaluation]":
+    """Evaluate `base` and, if there is one, `adapter` on a data file; raises InputError."""
+    from qlora.data import pack, read_examples  # with transformers: seconds to import
+    from qlora.data.encode import pad_token
+    from qlora.evaluation import evaluate
+    from qlora.models import load_tuned
+    from qlora.objective import vocabulary_size
+    from qlora.probe import check_model
+
+    model, tokenizer = load_tuned(settings.model, settings.adapter, settings.layers)
+    length = settings.sequence_length
+    examples = read_examples(settings.data, tokenizer, length, vocab_size=vocabulary_size(model))
+    check_model(model, length, settings.packing)
+    rows = pack(examples, length) if settings.packing else [[example] for example in examples]
+    how = pad_token(tokenizer), settings.batch_size
+    with qk.nn.disable_adapters(model):
+        results = {"base": evaluate(model, rows, *how)}
+    if settings.adapter:
+        results["adapter"] = evaluate(model, rows, *how)
+    return results
 
 
-def _exact(hits: Tensor, examples: Sequence[Example]) -> list[bool]:
-    """Per prompt or conversation: whether all its labels, which follow each other, were hit."""
-    pieces = hits.split([example.num_supervised for example in examples])
-    return [
-        bool(piece.all())
-        for piece, example in zip(pieces, examples, strict=True)
-        if example.kind != "text"
-    ]
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add one option per setting, and --json."""
+    add_settings(parser, EvaluateSettings)
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Evaluate and print; returns the exit code."""
+    settings = from_arguments(EvaluateSettings, arguments)
+    logging.getLogger("qlora_kernels").setLevel(logging.WARNING)
+    results = evaluate_file(settings)
+    if arguments.json:
+        values = {name: asdict(result) for name, result in results.items()}
+        print(json.dumps({**asdict(settings), "results": values}, default=str))
+        return 0
+    _print_table(settings, results)
+    return 0
+
+
+def _print_table(settings: EvaluateSettings, results: "dict[str, Evaluation]") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    base = results["base"]
+    table = Table(
+        title=f"{settings.model.name} ({settings.format}) on {settings.data.name}",
+        caption=f"{base.num_examples:,} examples, {base.num_tokens:,} tokens to be learned",
+    )
+    table.add_column("")
+    for column in ("loss", "perplexity", "exact match"):
+        table.add_column(column, justify="right")
+    for name, result in results.items():
+        exact = "-" if result.accuracy is None else f"{result.accuracy:.1%}"
+        table.add_row(name, f"{result.loss:.4f}", f"{result.perplexity:.4g}", exact)
+    Console().print(table)

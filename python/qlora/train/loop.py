@@ -3,7 +3,7 @@
 import math
 
 import qlora_kernels as qk
-from qlora.evaluate import evaluate
+from qlora.evaluation import evaluate
 from qlora.train import checkpoint
 from qlora.train.interrupts import Interrupts
 from qlora.train.metrics import Journal

@@ -11,6 +11,7 @@ from qlora.files import write_atomically
 from qlora.train.rows import EvaluationRow, Row, StepRow, WarningRow
 
 TRAIN, VALIDATION, WARNING, QUIET = "#2f6fb0", "#d1661f", "#b3202c", "#8a8f98"
+WIDE = 20.0  # norms that differ by more are drawn on a logarithmic axis
 SMOOTHING_SHARE = 0.05  # of the run's steps, averaged around each
 
 
@@ -32,6 +33,7 @@ def draw_curves(rows: Sequence[Row], path: Path, title: str, max_norm: float = 0
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=9)
+    figure.align_ylabels()
     return write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))
 
 
@@ -51,7 +53,7 @@ def _draw_loss(axes: Axes, steps: list[StepRow], evaluations: list[EvaluationRow
         )
         best = min(evaluations, key=lambda row: row.loss)
         label = f"best: {best.loss:.4f} after step {best.step}"
-        axes.plot(best.step, best.loss, "*", color=VALIDATION, markersize=15, zorder=5, label=label)
+        axes.plot(best.step, best.loss, "*", color=VALIDATION, markersize=12, zorder=5, label=label)
     axes.set_title("Loss", loc="left", fontsize=11)
     axes.set_ylabel("mean of -log p per token")
 
@@ -63,7 +65,7 @@ def _draw_norm(axes: Axes, steps: list[StepRow], max_norm: float) -> None:
         axes.axhline(
             max_norm, color=QUIET, linestyle="--", linewidth=1, label=f"clipped at {max_norm:g}"
         )
-    if min(norms) > 0:
+    if 0 < WIDE * min(norms) < max(norms):
         axes.set_yscale("log")
     axes.set_title("Gradient norm", loc="left", fontsize=11)
     axes.set_ylabel("norm of all adapters")

@@ -31,7 +31,7 @@ def prepare(settings: TrainSettings, place: Place) -> tuple[Run, TrainState, int
     training, validation = read_sets(settings, tokenizer, vocabulary_size(model))
     qk.prepare_model(model, settings.layers)
     if torch.cuda.is_available():
-        model.cuda()
+        torch.nn.Module.cuda(model)
     check_model(model, settings.sequence_length, settings.packing)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
