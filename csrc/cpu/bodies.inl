@@ -1,15 +1,15 @@
 // One op per file, in the order in which they build on each other; included in a namespace per
 // instruction set, below its vectors.
 
+#include "simd.inl"
 #include "decode.inl"
+#include "quantize.inl"
 #include "dequantize.inl"
 #include "dropout_mask.inl"
-#include "matmul.inl"
 #include "panels.inl"
+#include "matmul.inl"
 #include "qlora_linear.inl"
 #include "qlora_linear_backward.inl"
-#include "quantize.inl"
-#include "simd.inl"
 
 constexpr Kernels table(const char* name, bool (*runs_here)()) {
   return {name, runs_here, quantize, quantize_scales, dequantize, dropout_mask, forward, backward};
