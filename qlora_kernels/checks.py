@@ -6,7 +6,8 @@ binds the letters in order of appearance and refuses the first tensor that disag
 runs in eager mode, under torch.compile and on fake tensors.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import torch
 
@@ -17,8 +18,16 @@ __all__ = ["InputError", "check_choice", "check_dtype", "check_probability", "ch
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
+class Shaped(Protocol):
+    """Whatever has a shape: a tensor, a quantized tensor."""
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """Its sizes."""
+
+
 def check_shapes(
-    op: str, sizes: dict[str, int] | None = None, /, **tensors: tuple[torch.Tensor | None, str]
+    op: str, sizes: dict[str, int] | None = None, /, **tensors: tuple[Shaped | None, str]
 ) -> dict[str, int]:
     """Bind each letter of the patterns to a size; `sizes` holds what is known already.
 

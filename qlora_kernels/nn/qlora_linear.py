@@ -39,8 +39,7 @@ class QLoRALinear(nn.Linear):
     def __init__(self, base: Base, bias: torch.Tensor | None = None) -> None:
         """A layer over a base weight [out, in], without adapter."""
         super(nn.Linear, self).__init__()  # not nn.Linear's own: it would allocate a dense weight
-        sizes = check_shapes("QLoRALinear", base=(torch.empty(base.shape, device="meta"), "n k"))
-        check_shapes("QLoRALinear", sizes, bias=(bias, "n"))
+        sizes = check_shapes("QLoRALinear", base=(base, "n k"), bias=(bias, "n"))
         self.out_features, self.in_features = sizes["n"], sizes["k"]
         self.weight_dtype = base.dtype
         self.format, self.block_size = "none", 0

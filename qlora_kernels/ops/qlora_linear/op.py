@@ -57,14 +57,9 @@ def _check(x: torch.Tensor, q: Base, adapter: Adapter | None, bias: torch.Tensor
     tensors = {"x": x, "bias": bias}
     if isinstance(q, QuantizedTensor):
         q.check(op)
-        sizes = check_shapes(op, w=(torch.empty(q.shape, device="meta"), "n k"))
-    else:
-        sizes = check_shapes(op, w=(q, "n k"))
-        if q.requires_grad:
-            raise InputError(
-                f"{op}: the base weight should be frozen, was one that wants a gradient"
-            )
-    sizes = check_shapes(op, sizes, x=(x, "... k"), bias=(bias, "n"))
+    elif q.requires_grad:
+        raise InputError(f"{op}: the base weight should be frozen, was one that wants a gradient")
+    sizes = check_shapes(op, q=(q, "n k"), x=(x, "... k"), bias=(bias, "n"))
     if adapter is not None:
         adapter.check(op)
         check_shapes(op, sizes, a=(adapter.a, "r k"), b=(adapter.b, "n r"))
