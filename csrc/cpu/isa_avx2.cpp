@@ -22,8 +22,8 @@ bool has_avx2() {
 namespace qlora::cpu {
 namespace avx2 {
 
-#include "bodies.inl"
 #include "simd_avx2.inl"
+#include "bodies.inl"
 
 }  // namespace avx2
 

@@ -4,8 +4,8 @@
 namespace qlora::cpu {
 namespace serial {
 
-#include "bodies.inl"
 #include "simd_serial.inl"
+#include "bodies.inl"
 
 }  // namespace serial
 
