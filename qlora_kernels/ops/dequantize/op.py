@@ -29,11 +29,11 @@ def dequantize(
     Raises InputError for parts of q that do not belong together and for a wrong `out`.
     """
     q.check("dequantize")
+    out_dtype = dtype or (q.dtype if out is None else out.dtype)
+    check_dtype("dequantize", "dtype", torch.empty(0, dtype=out_dtype), FLOATS)
     if out is None:
-        out_dtype = dtype or q.dtype
-        check_dtype("dequantize", "dtype", torch.empty(0, dtype=out_dtype), FLOATS)
         return _dequantize(*q.flatten(), out_dtype)
-    check_dtype("dequantize", "out", out, FLOATS if dtype is None else (dtype,))
+    check_dtype("dequantize", "out", out, (out_dtype,))
     if out.shape != torch.Size(q.shape) or not out.is_contiguous() or out.device != q.device:
         raise InputError(
             f"dequantize: out should be contiguous {list(q.shape)} on {q.device}, "

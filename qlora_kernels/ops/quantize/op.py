@@ -11,7 +11,7 @@ path.
 
 import torch
 
-from qlora_kernels.checks import FLOATS, check_dtype
+from qlora_kernels.checks import FLOATS, InputError, check_dtype
 from qlora_kernels.dispatch import Room, define
 from qlora_kernels.formats import QuantizedTensor, QuantSpec
 from qlora_kernels.ops.quantize import native_kernel, reference
@@ -49,8 +49,14 @@ def _run(
     spec = QuantSpec(format, block_size, double_quant)
     w = w.detach().contiguous()
     q = ROOM.choose(w, spec).quantize(w, spec)
-    if q.nested_absmax is None:  # an operator cannot return None, so a plain one returns empties
+    # An operator cannot return None, so a plain one returns empties.
+    if q.nested_absmax is None or q.nested_offset is None:
         return q.codes, q.scales, q.scales.new_empty(0), q.scales.new_empty(0)
+    if not q.nested_offset.isfinite():
+        raise InputError(
+            "quantize: the mean of absmax should be finite in float32 for double quantization, "
+            f"was {q.nested_offset.item()}"
+        )
     return q.codes, q.scales, q.nested_absmax, q.nested_offset
 
 

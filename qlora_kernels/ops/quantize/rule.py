@@ -13,4 +13,4 @@ def refuse_nonfinite(w: torch.Tensor, index: int) -> None:
     if index >= 0:
         where = [int(i) for i in np.unravel_index(index, tuple(w.shape))]
         value = w.reshape(-1)[index].item()
-        raise InputError(f"quantize: w should be finite, was {value} at {where}")
+        raise InputError(f"quantize: w should be finite in float32, was {value} at {where}")

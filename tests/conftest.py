@@ -1,0 +1,16 @@
+"""What every test folder shares: the backends that can run here, forced in turn."""
+
+from collections.abc import Iterator
+
+import pytest
+
+import qlora_kernels as qk
+
+RUNNABLE = [name for name, why_not in qk.backends().items() if why_not is None]
+
+
+@pytest.fixture(params=RUNNABLE)
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The name of the one backend that runs every op of this test."""
+    with qk.use_backend(request.param):
+        yield request.param
