@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not sys.stderr.isatty():
-        os.environ.setdefault("TQDM_DISABLE", "1")  # the bars of transformers; read at its import
+        os.environ.setdefault("TQDM_DISABLE", "1")  # the bar of GGUF files; read at tqdm's import
     try:
         return _run(words)
     except ModuleNotFoundError as error:

@@ -5,6 +5,7 @@ Nothing is downloaded, and no code that comes with a model is run.
 
 import json
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -135,7 +136,9 @@ def _check_report(path: Path, report: dict[str, Any]) -> None:
 
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """No tables on the terminal: what matters in them is checked and told in one line."""
+    """No tables: what matters in them is checked and told in one line. No bars in a log file."""
+    if not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:

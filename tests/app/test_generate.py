@@ -1,0 +1,130 @@
+"""`qlora generate` says what the model says, with the tokens that training used."""
+
+import copy
+import io
+import json
+
+import pytest
+import torch
+
+import qlora_kernels as qk
+from qlora import cli
+from qlora.data.chat import encode_chat, reply_tokens
+from qlora.generate import GenerateSettings, complete
+from qlora.models import load_model, load_tuned
+from qlora_kernels.errors import InputError
+
+
+@pytest.fixture
+def generate(tiny, capsys):
+    """Runs the command on the tiny model; returns (exit code, stdout, stderr)."""
+
+    def run(*words: str):
+        code = cli.main(["generate", "--model", str(tiny), "--dtype", "float32", *words])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def adapter(tiny, tmp_path):
+    """A folder with an adapter that changes what the model says."""
+    torch.manual_seed(0)
+    model = qk.prepare_model(load_model(tiny, "float32")[0], qk.QLoRAConfig(rank=4))
+    for name, parameter in qk.nn.adapter_parameters(model).items():
+        if name.endswith("lora_b"):
+            torch.nn.init.normal_(parameter, std=0.5)
+    qk.save_adapter(model, tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def greedy(model, tokens: list[int], count: int) -> list[int]:
+    """The likeliest token, again and again, without a cache."""
+    for _ in range(count):
+        logits = model(torch.tensor([tokens]), use_cache=False).logits
+        tokens = [*tokens, int(logits[0, -1].argmax())]
+    return tokens[-count:]
+
+
+@pytest.mark.parametrize("format", ["nf4", "fp4", "int8", "none"])
+def test_json_holds_the_greedy_completion(generate, tiny, tokenizer, format):
+    words = ["--prompt", "ROMEO.", "--max-new-tokens", "8", "--format", format, "--json"]
+    code, out, _ = generate(*words)
+    said = json.loads(out)
+    model, _ = load_tuned(tiny, None, qk.QLoRAConfig(format=format), "float32")
+    expected = greedy(model, tokenizer("ROMEO.")["input_ids"], 8)
+    assert code == 0 and said["completion"] == tokenizer.decode(expected)
+    assert said.keys() == {"prompt", "completion", "tokens", "seconds"}
+    assert (said["prompt"], said["tokens"]) == ("ROMEO.", 8) and said["seconds"] > 0
+
+
+def test_the_text_is_streamed(generate):
+    words = ("--prompt", "ROMEO.", "--max-new-tokens", "8")
+    streamed = generate(*words)[1]
+    assert streamed == json.loads(generate(*words, "--json")[1])["completion"] + "\n"
+
+
+def test_the_adapter_is_used(generate, tiny, adapter, tokenizer):
+    words = ("--prompt", "ROMEO.", "--max-new-tokens", "8", "--json")
+    base, tuned = (
+        json.loads(generate(*words, *more)[1])["completion"]
+        for more in ((), ("--adapter", str(adapter)))
+    )
+    model, _ = load_tuned(tiny, adapter, qk.QLoRAConfig(), "float32")
+    expected = greedy(model, tokenizer("ROMEO.")["input_ids"], 8)
+    assert tuned == tokenizer.decode(expected, skip_special_tokens=True) != base
+
+
+def test_the_prompt_may_come_from_standard_input(generate, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("ROMEO."))
+    out = generate("--prompt", "-", "--max-new-tokens", "2", "--json")[1]
+    assert json.loads(out)["prompt"] == "ROMEO."
+
+
+def test_sampling_follows_the_seed(generate):
+    words = ("--prompt", "ROMEO.", "--max-new-tokens", "12", "--temperature", "1", "--seed")
+    first, again, other = (generate(*words, seed)[1] for seed in "112")
+    assert first == again != other
+
+
+def test_a_chat_prompt_has_the_tokens_of_training(tokenizer):
+    talk = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "I."}]
+    prompt = reply_tokens(tokenizer, "Who?")
+    example = encode_chat(tokenizer, talk, "here")
+    assert example.input_ids[: len(prompt)] == prompt
+    assert set(example.labels[: len(prompt)]) == {-100} and example.labels[len(prompt)] != -100
+
+
+def test_an_answer_ends_with_the_end_of_text(model, tokenizer, tiny):
+    """Every end counts: the tokenizer's, and those of the model's generation_config."""
+    settings = GenerateSettings(tiny, "ROMEO.", max_new_tokens=8)
+    whole = complete(model, tokenizer, "ROMEO.", settings)
+    third = greedy(model, tokenizer("ROMEO.")["input_ids"], 3)[-1]
+    model.generation_config.eos_token_id = [third, 1]
+    ended = complete(model, tokenizer, "ROMEO.", settings)
+    assert (whole.tokens, ended.tokens) == (8, 3)
+
+
+BAD_WORDS = {
+    "--prompt x --max-new-tokens 0": "generate: max_new_tokens should be at least 1, was 0",
+    "--prompt x --temperature -1": "generate: temperature should be 0 or more, was -1.0",
+    "--prompt x --top-p 0": "generate: top_p should be above 0 and at most 1, was 0.0",
+    "--prompt x --max-new-tokens 600": "should fit the 512 positions of the model, were 1 + 600",
+    "--prompt=": "generate: prompt should have at least one token, was empty",
+    "--prompt x --adapter absent": "adapter: absent/adapter_config.json should be readable JSON",
+    "--max-new-tokens 3": "settings: --prompt should be given (or `prompt:` in the file of",
+}
+
+
+@pytest.mark.parametrize(("words", "message"), BAD_WORDS.items())
+def test_bad_input_is_one_line_and_exit_code_2(generate, words, message):
+    code, out, err = generate(*words.split())
+    assert code == 2 and out == "" and message in err and err.count("\n") == 1
+
+
+def test_a_model_without_an_end_is_refused(model, tokenizer, tiny):
+    endless = copy.deepcopy(tokenizer)
+    endless.eos_token = model.generation_config.eos_token_id = None
+    with pytest.raises(InputError, match="should have an end-of-text token, has none"):
+        complete(model, endless, "x", GenerateSettings(tiny, "x"))
