@@ -46,9 +46,9 @@ def qlora_linear(
     if adapter is None or adapter.dropout == 0.0:
         seed = None
     elif seed is None:
-        seed = torch.randint(2**62, (), dtype=torch.int64)
+        seed = torch.randint(2**62, (), dtype=torch.int64, device=x.device)
     else:
-        seed = torch.as_tensor(seed, dtype=torch.int64)
+        seed = torch.as_tensor(seed, dtype=torch.int64, device=x.device)
     return _qlora_linear(*Call(x, q, adapter, seed).flatten(), bias)
 
 
