@@ -23,6 +23,10 @@ def encode_chat(tokenizer: Any, messages: list[Message], source: str) -> Example
     Raises InputError without a template, without a turn of the assistant, and for a template that
     writes earlier turns differently once later ones follow.
     """
+    if not tokenizer.is_fast:
+        raise InputError(
+            f"{source}: `messages` need a fast tokenizer, {type(tokenizer).__name__} is not"
+        )
     if messages[0]["role"] == "assistant":
         raise InputError(
             f"{source}: a conversation should begin with another role than the assistant's"
@@ -56,7 +60,7 @@ def render(tokenizer: Any, messages: list[Message], source: str, reply: bool = F
         raise InputError(f"{source}: `messages` need a tokenizer with a chat template, it has none")
     try:
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=reply)
-    except TemplateError as error:
+    except (TemplateError, TypeError, ValueError) as error:  # a template can raise any of them
         raise InputError(f"{source}: the chat template refuses the messages: {error}") from error
     return str(text)
 

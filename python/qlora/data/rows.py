@@ -54,6 +54,8 @@ def _parse(line: str, source: str) -> Row:
     except json.JSONDecodeError as error:
         problem = f"{error.msg} at column {error.colno}"
         raise InputError(f"{source}: should be one JSON object, was not JSON: {problem}") from error
+    except (ValueError, RecursionError) as error:  # thousands of digits, or of brackets
+        raise InputError(f"{source}: should be one JSON object, has {error}") from error
     if not isinstance(row, dict):
         raise InputError(f"{source}: should be one JSON object, was {type(row).__name__}")
     return row

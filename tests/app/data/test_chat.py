@@ -84,6 +84,12 @@ def test_a_conversation_begins_with_somebody_else(tokenizer):
         encode_chat(tokenizer, TURNS[1:], "here")
 
 
+def test_messages_need_a_tokenizer_that_knows_where_tokens_stand(tokenizer, monkeypatch):
+    monkeypatch.setattr(type(tokenizer), "is_fast", False)
+    with pytest.raises(InputError, match="here: `messages` need a fast tokenizer, Tokenizers"):
+        encode_chat(tokenizer, TURNS, "here")
+
+
 def test_messages_need_a_template(tokenizer):
     with pytest.raises(InputError, match=r"here: `messages` need a tokenizer with a chat template"):
         encode_chat(with_template(tokenizer, None), TURNS, "here")

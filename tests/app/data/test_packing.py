@@ -101,3 +101,10 @@ def test_isolation_leaves_the_mode_of_the_model(model):
     model.train()
     check_isolation(model)
     assert model.training
+
+
+def test_a_model_without_positions_is_refused(model, monkeypatch):
+    forward = type(model).forward
+    monkeypatch.setattr(type(model), "forward", lambda self, input_ids, use_cache: forward(self))
+    with pytest.raises(InputError, match="LlamaForCausalLM should take position_ids, but does not"):
+        check_isolation(model)

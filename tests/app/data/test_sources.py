@@ -68,6 +68,8 @@ def test_examples_without_a_supervised_token_can_be_skipped(write, tokenizer, ca
 BAD_ROWS = {
     "{": r"d.jsonl line 1: should be one JSON object, was not JSON: Expecting property name",
     '{"text": "a"}\n[1]': r"d.jsonl line 2: should be one JSON object, was list",
+    "[" * 100_000: r"d.jsonl line 1: should be one JSON object, has maximum recursion depth",
+    '{"text": ' + "1" * 5000 + "}": r"d.jsonl line 1: should be one JSON object, has Exceeds",
     '{"txt": "a"}': r"d.jsonl line 1: unknown key 'txt'; did you mean 'text'\?",
     '{"label": 3}': r"line 1: unknown key 'label' \(known: text, prompt, completion, messages\)",
     '{"prompt": "a"}': r"line 1: should have `text`, or `prompt` and .*, had prompt",
@@ -87,7 +89,7 @@ BAD_ROWS = {
 }
 
 
-@pytest.mark.parametrize(("content", "message"), BAD_ROWS.items())
+@pytest.mark.parametrize(("content", "message"), BAD_ROWS.items(), ids=range(len(BAD_ROWS)))
 def test_bad_rows_are_named(write, tokenizer, content, message):
     with pytest.raises(InputError, match=message):
         read_examples(write(content), tokenizer, 64)
