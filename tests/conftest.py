@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 import qlora_kernels as qk
 
@@ -14,3 +15,12 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """The name of the one backend that runs every op of this test."""
     with qk.use_backend(request.param):
         yield request.param
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """For tiny tensors, where a second thread only costs."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -30,8 +30,12 @@ class _Errors:
 
 @dataclass
 class ErrorRule:
-    """Collects outputs case by case; `check()` raises AssertionError with every breach."""
+    """Collects outputs case by case; `check()` raises AssertionError with every breach.
 
+    dtype: the one under test, that of the activations; a gradient may be kept in a wider one.
+    """
+
+    dtype: torch.dtype
     _pools: dict[str, list[_Errors]] = field(default_factory=lambda: defaultdict(list))
     _breaches: list[str] = field(default_factory=list)
 
@@ -43,7 +47,7 @@ class ErrorRule:
         plain: torch.Tensor,
         truth: torch.Tensor,
     ) -> None:
-        """One output of one case, ours and plain torch's in its dtype, and truth in float64."""
+        """One output of one case, ours and plain torch's, and the truth in float64."""
         assert truth.dtype == torch.float64, f"truth should be float64, was {truth.dtype}"
         assert ours.shape == truth.shape, f"{case} {output}: {ours.shape} for {truth.shape}"
         norm = truth.norm().item()
@@ -57,7 +61,7 @@ class ErrorRule:
             (plain.double() - truth).norm().item() / norm,
             (difference * truth).sum().item() / norm**2,
         )
-        bound = CASE_RATIO * errors.plain + CASE_EPS * torch.finfo(ours.dtype).eps
+        bound = CASE_RATIO * errors.plain + CASE_EPS * torch.finfo(self.dtype).eps
         if not errors.ours <= bound:
             self._breaches.append(f"{case} {output}: error {errors.ours:.3g}, bound {bound:.3g}")
         self._pools[output].append(errors)

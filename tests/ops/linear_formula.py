@@ -1,0 +1,74 @@
+"""`qlora_linear` once more in plain torch, for autograd to differentiate: truth and yardstick."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+import qlora_kernels as qk
+from qlora_kernels.testing.cases import LinearProblem
+from qlora_kernels.testing.error_rule import ErrorRule
+
+Linear = Callable[[LinearProblem], torch.Tensor]
+
+
+def formula(problem: LinearProblem) -> torch.Tensor:
+    """y = x W^T + s h B^T + bias in x's dtype, with the mask that the op says it uses."""
+    x, adapter, dtype = problem.x, problem.adapter, problem.x.dtype
+    w = qk.dequantize(problem.q, torch.float32).to(dtype)
+    y = torch.nn.functional.linear(x, w, problem.bias)
+    if adapter is None:
+        return y
+    a, b = adapter.a.to(dtype), adapter.b.to(dtype)
+    if adapter.dropout == 0.0:
+        h = x @ a.T
+    elif adapter.dropout_on == "rank":
+        mask = qk.dropout_mask(problem.seed, (x.shape[0], adapter.rank), adapter.dropout)
+        h = (x @ a.T) * mask.to(dtype)
+    else:
+        h = (x * qk.dropout_mask(problem.seed, x.shape, adapter.dropout).to(dtype)) @ a.T
+    return y + adapter.scaling * (h @ b.T)
+
+
+def op(problem: LinearProblem) -> torch.Tensor:
+    return qk.qlora_linear(problem.x, problem.q, problem.adapter, problem.bias, seed=problem.seed)
+
+
+def in_float64(problem: LinearProblem) -> LinearProblem:
+    adapter = problem.adapter
+    if adapter is not None:
+        adapter = replace(adapter, a=adapter.a.double(), b=adapter.b.double())
+    bias = None if problem.bias is None else problem.bias.double()
+    return replace(
+        problem, x=problem.x.double(), adapter=adapter, bias=bias, dy=problem.dy.double()
+    )
+
+
+def with_leaves(problem: LinearProblem) -> tuple[LinearProblem, dict[str, torch.Tensor]]:
+    """The problem over leaves that want gradients, strides kept, and those by gradient name."""
+    adapter = problem.adapter
+    tensors = {"dx": problem.x, "dbias": problem.bias}
+    if adapter is not None:
+        tensors |= {"da": adapter.a, "db": adapter.b}
+    leaves = {name: t.detach().requires_grad_() for name, t in tensors.items() if t is not None}
+    if adapter is not None:
+        adapter = replace(adapter, a=leaves["da"], b=leaves["db"])
+    return replace(problem, x=leaves["dx"], adapter=adapter, bias=leaves.get("dbias")), leaves
+
+
+def outputs(linear: Linear, problem: LinearProblem) -> dict[str, torch.Tensor]:
+    """y, dx, da, db and dbias, as far as the problem has them."""
+    problem, leaves = with_leaves(problem)
+    y = linear(problem)
+    y.backward(problem.dy)
+    gradients = {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
+    assert gradients.keys() == leaves.keys()
+    return {"y": y.detach(), **gradients}
+
+
+def judge(rule: ErrorRule, case: object, problem: LinearProblem) -> None:
+    """Add every output of the op on this problem to the rule."""
+    ours, plain = outputs(op, problem), outputs(formula, problem)
+    for name, truth in outputs(formula, in_float64(problem)).items():
+        assert ours[name].dtype == plain[name].dtype, name
+        rule.add(str(case), name, ours[name], plain[name], truth)
