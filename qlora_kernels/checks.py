@@ -31,7 +31,7 @@ def check_shapes(
 ) -> dict[str, int]:
     """Bind each letter of the patterns to a size; `sizes` holds what is known already.
 
-    A pattern is letters and numbers separated by blanks, with `...` for any leading dimensions.
+    A pattern is letters separated by blanks, with `...` for any leading dimensions.
     Absent tensors (None) are skipped. Returns letter -> size; raises InputError.
     """
     bound = dict(sizes or {})
@@ -46,13 +46,15 @@ def check_shapes(
             shape = shape[len(shape) - len(letters) :]
         else:
             fits = len(shape) == len(letters)
+        found = dict(bound)
         if not (
-            fits and all(bound.setdefault(a, s) == s for a, s in zip(letters, shape, strict=True))
+            fits and all(found.setdefault(a, s) == s for a, s in zip(letters, shape, strict=True))
         ):
             known = ", ".join(f"{a} = {bound[a]}" for a in letters if a in bound)
             where = f" with {known}" if known else ""
             wanted = ", ".join(pattern.split())
             raise InputError(f"{op}: {name} should be [{wanted}]{where}, was {list(tensor.shape)}")
+        bound = found
     return bound
 
 

@@ -22,7 +22,7 @@ def dropout_mask(seed: torch.Tensor, out: torch.Tensor, p: float) -> None:
     words = philox((index & _WORD, index >> 32, zero, zero), seed.to(out.device))
     kept = words[0] >= int(p * 2**32)
     scale = 1.0 / (1.0 - torch.tensor(p, dtype=torch.float32, device=out.device))
-    out.copy_((kept * scale).view(out.shape))
+    out.copy_(torch.where(kept, scale, 0.0).view(out.shape))
 
 
 def philox(counter: tuple[torch.Tensor, ...], seed: torch.Tensor) -> tuple[torch.Tensor, ...]:
