@@ -1,0 +1,55 @@
+"""One fine-tune of the demo: its data, its recipe, its folder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from qlora.demo.intents import Parts, Row, make_rows, write_rows
+from qlora.train.settings import TrainSettings
+
+STEPS = 80
+SENTENCES_PER_STEP = (
+    36  # they fill the two rows of a step: a sentence and its intent take 14 tokens
+)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """`model` fine-tuned with `steps` steps in `folder`; the format "none" is 16-bit LoRA."""
+
+    model: Path
+    folder: Path
+    seed: int = 0
+    steps: int = STEPS
+    format: Literal["nf4", "none"] = "nf4"
+
+    def data(self, part: str) -> Path:
+        """The file of `train`, `validation` or `test`."""
+        return self.folder / "data" / f"{part}.jsonl"
+
+    def write_data(self) -> Parts[Row]:
+        """Make the sentences and write the three files; every sentence is trained on about once."""
+        rows = make_rows(self.seed, SENTENCES_PER_STEP * self.steps)
+        for part, members in vars(rows).items():
+            write_rows(members, self.data(part))
+        return rows
+
+    @property
+    def settings(self) -> TrainSettings:
+        """The recipe; what is not said here is the trainer's default (rank 16 on all layers)."""
+        return TrainSettings(
+            model=self.model,
+            data=self.data("train"),
+            validation=self.data("validation"),
+            output=self.folder / "training",
+            format=self.format,
+            sequence_length=256,
+            batch_size=2,
+            steps=self.steps,
+            learning_rate=1e-3,  # 5 times the trainer's default: a small model, a short run
+            warmup=0.1,
+            evaluate_every=max(1, self.steps // 4),
+            save_every=self.steps,
+            patience=0,
+            seed=self.seed,
+        )
