@@ -28,7 +28,7 @@ def draw_curves(rows: Sequence[Row], path: Path, title: str, max_norm: float = 0
     for axes in (loss, norm):
         for number, warning in enumerate(warnings):
             label = "warning" if number == 0 else None
-            axes.axvline(warning.step, color=WARNING, linewidth=1, alpha=0.7, label=label)
+            axes.axvline(warning.step, color=WARNING, linewidth=1, linestyle=":", label=label)
         axes.grid(color="#e6e8eb", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)

@@ -4,6 +4,7 @@ import math
 import random
 
 import torch
+from transformers import PreTrainedModel
 
 import qlora_kernels as qk
 from qlora.data import Example, pack, read_examples
@@ -34,7 +35,7 @@ def prepare(settings: TrainSettings, place: Place) -> tuple[Run, TrainState, int
         torch.nn.Module.cuda(model)
     check_model(model, settings.sequence_length, settings.packing)
     if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        recompute_activations(model)
     rows = make_rows(settings, training)
     order = RowOrder(len(rows), settings.batch_size * settings.accumulate, settings.seed)
     steps = settings.steps or math.ceil(settings.epochs * order.steps_per_epoch)
@@ -97,6 +98,16 @@ def build_optimizer(
     return torch.optim.AdamW(
         parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
     )
+
+
+def recompute_activations(model: PreTrainedModel) -> None:
+    """Keep one hidden state per decoder layer and compute the rest again in backward.
+
+    Random states are restored for that, so dropout is the same.
+    """
+    name = "activation_checkpointing_enable"  # since transformers 5.23; before, the other
+    enable = getattr(model, name, None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
 
 
 def _resume(run: Run, place: Place, manifest: Manifest | None) -> tuple[TrainState, int]:

@@ -1,0 +1,56 @@
+import json
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from qlora.train.metrics import Journal, JsonLines, TensorBoard, read_rows
+from qlora.train.rows import EvaluationRow, StepRow, WarningRow
+
+
+def step(number: int, loss: float = 2.0) -> StepRow:
+    return StepRow(number, number / 10, loss, 0.5, 1e-4, 100 * number, 50.0, 2.0 * number, 10**6)
+
+
+ROWS = [step(1), EvaluationRow(1, 2.5, 12.2, None, True), WarningRow(1, "a jump"), step(2)]
+
+
+def test_rows_survive_the_file(tmp_path: Path):
+    lines = JsonLines(tmp_path / "metrics.jsonl")
+    for row in ROWS:
+        lines.record(row)
+    lines.close()
+    assert read_rows(tmp_path / "metrics.jsonl") == ROWS
+
+
+def test_each_line_tells_its_kind_and_names(tmp_path: Path):
+    lines = JsonLines(tmp_path / "metrics.jsonl")
+    lines.record(step(3))
+    lines.close()
+    [line] = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    values = json.loads(line)
+    assert (values["kind"], values["step"], values["gradient_norm"]) == ("step", 3, 0.5)
+
+
+def test_what_came_after_the_checkpoint_is_cut_off(tmp_path: Path):
+    path = tmp_path / "metrics.jsonl"
+    lines = JsonLines(path)
+    lines.record(step(1))
+    kept = lines.durable_bytes()
+    lines.record(step(2, loss=9.0))
+    lines.close()
+    lines = JsonLines(path, kept)
+    lines.record(step(2))
+    lines.close()
+    assert read_rows(path) == [step(1), step(2)]
+
+
+def test_tensorboard_has_the_scalars(tmp_path: Path):
+    journal = Journal(JsonLines(tmp_path / "metrics.jsonl"), [TensorBoard(tmp_path / "board")])
+    for row in ROWS:
+        journal.record(row)
+    journal.close()
+    events = EventAccumulator(str(tmp_path / "board")).Reload()
+    assert [event.step for event in events.Scalars("train/gradient_norm")] == [1, 2]
+    assert [event.value for event in events.Scalars("validation/loss")] == pytest.approx([2.5])
+    assert "validation/accuracy" not in events.Tags()["scalars"]
