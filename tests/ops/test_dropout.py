@@ -95,6 +95,23 @@ def test_a_probability_is_below_one(p: float):
         qk.dropout_mask(0, (2,), p)
 
 
+@pytest.mark.parametrize(
+    ("seed", "text"),
+    [
+        (2**63, "seed should be an integer of 64 bits, was 9223372036854775808"),
+        (torch.tensor([1]), "seed should be an integer or torch.int64 [], was torch.int64 [1]"),
+        (torch.tensor(1.0), "seed should be an integer or torch.int64 [], was torch.float32 []"),
+    ],
+)
+def test_a_seed_has_64_bits(seed: int | torch.Tensor, text: str):
+    with pytest.raises(qk.InputError) as refusal:
+        qk.dropout_mask(seed, (2,), 0.5)
+    assert str(refusal.value) == f"dropout_mask: {text}"
+    with pytest.raises(qk.InputError) as refusal:
+        qk.qlora_linear(PROBLEM.x, PROBLEM.q, PROBLEM.adapter, seed=seed)
+    assert str(refusal.value) == f"qlora_linear: {text}"
+
+
 PROBLEM = linear_problem(LinearCase(9, 20, 30, rank=4, dropout=0.4), torch.float32)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from qlora_kernels.checks import check_probability
+from qlora_kernels.checks import InputError, check_probability
 from qlora_kernels.dispatch import Room, define
 from qlora_kernels.ops.dropout_mask import native_kernel, reference
 
@@ -22,10 +22,28 @@ def dropout_mask(seed: int | torch.Tensor, shape: Sequence[int], p: float) -> to
     elsewhere.
 
     seed: an integer of 64 bits, or the int64 tensor [] that an op was given; the mask is on its
-    device. The same on every backend. Raises InputError for p outside [0, 1).
+    device. The same on every backend. Raises InputError for p outside [0, 1)
+    and for a seed that is neither.
     """
     check_probability("dropout_mask", "p", p)
-    return _dropout_mask(torch.as_tensor(seed, dtype=torch.int64), list(shape), p)
+    return _dropout_mask(seed_tensor("dropout_mask", seed), list(shape), p)
+
+
+def seed_tensor(
+    op: str, seed: int | torch.Tensor, device: torch.device | None = None
+) -> torch.Tensor:
+    """The seed as an operator takes it, int64 []; InputError for anything that does not fit there.
+
+    Not torch.as_tensor: compiled with dynamic shapes it loses an integer's upper half.
+    """
+    if not isinstance(seed, torch.Tensor):
+        if not -(2**63) <= seed < 2**63:
+            raise InputError(f"{op}: seed should be an integer of 64 bits, was {seed}")
+        return torch.tensor(seed, dtype=torch.int64, device=device)
+    if seed.dtype != torch.int64 or seed.dim():
+        was = f"{seed.dtype} {list(seed.shape)}"
+        raise InputError(f"{op}: seed should be an integer or torch.int64 [], was {was}")
+    return seed.to(device)
 
 
 def _run(seed: torch.Tensor, shape: Sequence[int], p: float) -> torch.Tensor:

@@ -17,6 +17,7 @@ from qlora_kernels.checks import FLOATS, InputError, check_dtype, check_shapes
 from qlora_kernels.dispatch import Room, define
 from qlora_kernels.formats import Adapter, Base, QuantizedTensor
 from qlora_kernels.formats.quantized_tensor import SCHEMA as BASE_SCHEMA
+from qlora_kernels.ops.dropout_mask.op import seed_tensor
 from qlora_kernels.ops.qlora_linear import native_kernel, reference
 from qlora_kernels.ops.qlora_linear.call import SCHEMA, Call, Needs
 
@@ -48,7 +49,7 @@ def qlora_linear(
     elif seed is None:
         seed = torch.randint(2**62, (), dtype=torch.int64, device=x.device)
     else:
-        seed = torch.as_tensor(seed, dtype=torch.int64, device=x.device)
+        seed = seed_tensor("qlora_linear", seed, x.device)
     return _qlora_linear(*Call(x, q, adapter, seed).flatten(), bias)
 
 

@@ -35,7 +35,9 @@ def quantize(
     spec = QuantSpec(format, block_size, double_quant)
     spec.check("quantize")
     check_dtype("quantize", "w", w, FLOATS)
-    codes, scales, nested_absmax, nested_offset = _quantize(w, format, block_size, double_quant)
+    codes, scales, nested_absmax, nested_offset = _quantize(
+        w.detach(), format, block_size, double_quant
+    )
     if not double_quant:
         nested_absmax = nested_offset = None
     return QuantizedTensor(
@@ -47,7 +49,7 @@ def _run(
     w: torch.Tensor, format: str, block_size: int, double_quant: bool
 ) -> tuple[torch.Tensor, ...]:
     spec = QuantSpec(format, block_size, double_quant)
-    w = w.detach().contiguous()
+    w = w.contiguous()
     q = ROOM.choose(w, spec).quantize(w, spec)
     # An operator cannot return None, so a plain one returns empties.
     if q.nested_absmax is None or q.nested_offset is None:
