@@ -8,6 +8,7 @@
 #include "dropout_mask.inl"
 #include "panels.inl"
 #include "matmul.inl"
+#include "few_rows.inl"
 #include "qlora_linear.inl"
 #include "qlora_linear_backward.inl"
 

@@ -2,8 +2,10 @@
 // in fp32 in L2 until they are complete, then rounded and stored once.
 
 // sums[row][column] += left[d][row] * panel[d][column], the partial sums of one panel in registers.
+// Never inlined: among the variables of a caller the compiler runs out of registers for the sums.
 template <int HEIGHT>
-inline void multiply_tile(const float* left, const float* panel, int64_t depth, float* sums) {
+[[gnu::noinline]] void multiply_tile(const float* left, const float* panel, int64_t depth,
+                                     float* sums) {
   Floats tile[HEIGHT][2];
   for (int i = 0; i < HEIGHT; ++i) tile[i][0] = tile[i][1] = zeros();
   for (int64_t d = 0; d < depth; ++d, left += HEIGHT, panel += TILE_COLUMNS) {
@@ -39,47 +41,48 @@ inline void multiply_tile(int64_t height, const float* left, const float* panel,
   }
 }
 
-// What one thread works in: a right panel and the sums of a strip.
-struct Bench {
+// What one thread sums a strip in, and the right panel that it meets.
+struct Strip {
   float* panel;
   float* sums;  // [rows, TILE_COLUMNS]
 
   static int64_t size(int64_t rows) { return (DEPTH + rows) * TILE_COLUMNS; }
-  explicit Bench(float* memory) : panel(memory), sums(memory + DEPTH * TILE_COLUMNS) {}
+  explicit Strip(float* memory) : panel(memory), sums(memory + DEPTH * TILE_COLUMNS) {}
 };
 
 // sums[row - rows.first] = the same start for every row: a bias, or zero.
-inline void begin_strip(const Bench& bench, int64_t num_rows, const float* start) {
+inline void begin_strip(const Strip& strip, int64_t num_rows, const float* start) {
   for (int64_t row = 0; row < num_rows; ++row) {
-    std::copy(start, start + TILE_COLUMNS, bench.sums + row * TILE_COLUMNS);
+    std::copy(start, start + TILE_COLUMNS, strip.sums + row * TILE_COLUMNS);
   }
 }
 
 // Adds left [rows, depth] times right [depth, column ... column + TILE_COLUMNS) to the strip;
 // `rows` are those of `left`, from a multiple of TILE_ROWS on.
 template <class Right>
-inline void add_product(const Bench& bench, const LeftTiles& left, Range rows, const Right& right,
+inline void add_product(const Strip& strip, const LeftTiles& left, Range rows, const Right& right,
                         int64_t column) {
-  for (int64_t first = 0; first < left.depth; first += DEPTH) {
-    const int64_t depth = std::min(DEPTH, left.depth - first);
-    right.pack(first, depth, column, bench.panel);
-    float* sums = bench.sums;
+  const int64_t step = panel_depth(left.depth);
+  for (int64_t first = 0; first < left.depth; first += step) {
+    const int64_t depth = std::min(step, left.depth - first);
+    right.pack(first, depth, column, strip.panel);
+    float* sums = strip.sums;
     for (int64_t row = rows.first; row < rows.last; row += TILE_ROWS) {
       const int64_t tile = row / TILE_ROWS, height = left.height(tile);
-      multiply_tile(height, left.tile(tile) + first * height, bench.panel, depth, sums);
+      multiply_tile(height, left.tile(tile) + first * height, strip.panel, depth, sums);
       sums += height * TILE_COLUMNS;
     }
   }
 }
 
 // out[first_row + i][column + c] = sums[i][c]
-inline void store_strip(const Bench& bench, int64_t num_rows, int64_t column, int64_t first_row,
+inline void store_strip(const Strip& strip, int64_t num_rows, int64_t column, int64_t first_row,
                         const OutputView& out) {
   const int64_t count = std::min(TILE_COLUMNS, out.columns - column);
   dispatch(out.type, [&](auto* tag) {
     auto* target = static_cast<decltype(tag)>(out.data) + first_row * out.columns + column;
     for (int64_t row = 0; row < num_rows; ++row, target += out.columns) {
-      convert(target, bench.sums + row * TILE_COLUMNS, count);
+      convert(target, strip.sums + row * TILE_COLUMNS, count);
     }
   });
 }

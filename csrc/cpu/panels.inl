@@ -6,7 +6,14 @@
 
 constexpr int64_t TILE_ROWS = 6;
 constexpr int64_t TILE_COLUMNS = 2 * LANES;
-constexpr int64_t DEPTH = 256;  // A panel of this depth and the tiles it meets share L1.
+constexpr int64_t DEPTH = 384;  // A panel of this depth, and the tiles that it meets, share L1.
+
+// Depths are cut into equal panels rather than full ones and a small rest; words of codes stay
+// whole.
+inline int64_t panel_depth(int64_t depth) {
+  const int64_t num_panels = std::max<int64_t>((depth + DEPTH - 1) / DEPTH, 1);
+  return ((depth + num_panels - 1) / num_panels + 7) / 8 * 8;
+}
 
 // The last tile has the rows that are left; tiles are packed without gaps.
 struct LeftTiles {
@@ -72,9 +79,25 @@ struct DensePanels {
 
   void pack(int64_t first, int64_t depth, int64_t column, float* panel) const {
     const int64_t count = std::min(TILE_COLUMNS, source.matrix.columns - column);
-    if (count < TILE_COLUMNS) std::fill(panel, panel + depth * TILE_COLUMNS, 0.0f);
+    if (count == TILE_COLUMNS && source.dropout == nullptr) {
+      return dispatch(source.matrix.type,
+                      [&](auto* tag) { copy_rows(tag, first, depth, column, panel); });
+    }
+    std::fill(panel, panel + depth * TILE_COLUMNS, 0.0f);
     for (int64_t d = 0; d < depth; ++d) {
       source.read(first + d, column, count, panel + d * TILE_COLUMNS);
+    }
+  }
+
+ private:
+  template <class Element>
+  void copy_rows(Element*, int64_t first, int64_t depth, int64_t column, float* panel) const {
+    const MatrixView& matrix = source.matrix;
+    const Element* row = static_cast<const Element*>(matrix.data) +
+                         (source.first_row + first) * matrix.stride + column;
+    for (int64_t d = 0; d < depth; ++d, row += matrix.stride, panel += TILE_COLUMNS) {
+      store(panel, load(row));
+      store(panel + LANES, load(row + LANES));
     }
   }
 };
@@ -99,9 +122,19 @@ struct WeightPanels {
 
   void pack(int64_t first, int64_t depth, int64_t column, float* panel) const {
     const int64_t count = std::min(TILE_COLUMNS, weight.k - column);
+    int64_t index = first * weight.k + column;
+    if (weight.k % TILE_COLUMNS == 0 && weight.codebook != nullptr) {  // A row lies in one block.
+      for (int64_t d = 0; d < depth; ++d, index += weight.k, panel += TILE_COLUMNS) {
+        const Floats scale = broadcast(weight.scale_at(index));
+        const uint8_t* codes = weight.codes + index / 2;
+        store(panel, table[consecutive_nibbles(codes)] * scale);
+        store(panel + LANES, table[consecutive_nibbles(codes + LANES / 2)] * scale);
+      }
+      return;
+    }
     if (count < TILE_COLUMNS) std::fill(panel, panel + depth * TILE_COLUMNS, 0.0f);
-    for (int64_t d = 0; d < depth; ++d) {
-      decode(weight, table, (first + d) * weight.k + column, count, panel + d * TILE_COLUMNS);
+    for (int64_t d = 0; d < depth; ++d, index += weight.k, panel += TILE_COLUMNS) {
+      decode(weight, table, index, count, panel);
     }
   }
 };

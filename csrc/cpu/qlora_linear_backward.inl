@@ -21,39 +21,39 @@ inline bool is_needed(const OutputView& out) {
   return out.data != nullptr;
 }
 
-inline void backward_rows(const BackwardTask& task, const RowBlock& block, const Bench& bench,
+inline void backward_rows(const BackwardTask& task, const RowBlock& block, const Strip& strip,
                           const BackwardScratch& scratch, Range rows) {
   const AdapterView& adapter = task.adapter;
   const int64_t num_rows = block.num_rows, rank = adapter.rank;
   const LeftTiles dy{scratch.dy, num_rows, task.weight.n};
   if (is_needed(task.dx) || is_needed(task.da)) pack_left(block.of(task.dy), rows, dy);
   if (rank > 0 && (is_needed(task.dx) || is_needed(task.da))) {
-    project_to_rank(bench, adapter, block, dy, rows, DensePanels{{adapter.b}}, scratch.dh);
+    project_to_rank(strip, adapter, block, dy, rows, DensePanels{{adapter.b}}, scratch.dh);
     pack_left(as_rows(scratch.dh, num_rows, rank), rows, {scratch.dh_tiles, num_rows, rank});
     pack_left_transposed(scratch.dh, rows, {scratch.dh_transposed, rank, num_rows});
   }
   if (is_needed(task.db)) {
     const LeftTiles x{scratch.x, num_rows, task.weight.k};
     if (input_dropout(adapter) == nullptr) pack_left(block.of(task.x), rows, x);
-    compute_h(bench, adapter, block, task.x, x, rows, scratch.h);
+    compute_h(strip, adapter, block, task.x, x, rows, scratch.h);
     pack_left_transposed(scratch.h, rows, {scratch.h_transposed, rank, num_rows});
   }
 }
 
 // The strip of dh a has been summed: drops the input's elements that forward dropped.
-inline void mask_strip(const Bench& bench, const Dropout& dropout, const RowBlock& block,
+inline void mask_strip(const Strip& strip, const Dropout& dropout, const RowBlock& block,
                        int64_t column, int64_t num_columns) {
   const int64_t count = std::min(TILE_COLUMNS, num_columns - column);
   float factors[TILE_COLUMNS];
   for (int64_t row = 0; row < block.num_rows; ++row) {
     const int64_t index = (block.first_row + row) * num_columns + column;
     dropout_factors(dropout, static_cast<uint64_t>(index), count, factors);
-    float* sums = bench.sums + row * TILE_COLUMNS;
+    float* sums = strip.sums + row * TILE_COLUMNS;
     for (int64_t c = 0; c < count; ++c) sums[c] *= factors[c];
   }
 }
 
-inline void backward_dx(const BackwardTask& task, const RowBlock& block, const Bench& bench,
+inline void backward_dx(const BackwardTask& task, const RowBlock& block, const Strip& strip,
                         const BackwardScratch& scratch, Range columns) {
   static const float start[TILE_COLUMNS] = {};
   const AdapterView& adapter = task.adapter;
@@ -62,28 +62,28 @@ inline void backward_dx(const BackwardTask& task, const RowBlock& block, const B
   const LeftTiles dh{scratch.dh_tiles, block.num_rows, adapter.rank};
   const WeightPanels weight{task.weight};
   for (int64_t column = columns.first; column < columns.last; column += TILE_COLUMNS) {
-    begin_strip(bench, block.num_rows, start);
-    if (adapter.rank > 0) add_product(bench, dh, rows, DensePanels{{adapter.a}}, column);
+    begin_strip(strip, block.num_rows, start);
+    if (adapter.rank > 0) add_product(strip, dh, rows, DensePanels{{adapter.a}}, column);
     if (const Dropout* dropout = input_dropout(adapter)) {
-      mask_strip(bench, *dropout, block, column, task.weight.k);
+      mask_strip(strip, *dropout, block, column, task.weight.k);
     }
-    add_product(bench, dy, rows, weight, column);
-    store_strip(bench, block.num_rows, column, block.first_row, task.dx);
+    add_product(strip, dy, rows, weight, column);
+    store_strip(strip, block.num_rows, column, block.first_row, task.dx);
   }
 }
 
 // sums [rank, columns] += left [rank, rows] right [rows, columns]
-inline void add_gradient(const Bench& bench, const LeftTiles& left, const DenseRows& right,
+inline void add_gradient(const Strip& strip, const LeftTiles& left, const DenseRows& right,
                          Range columns, float* sums) {
   static const float start[TILE_COLUMNS] = {};
   const int64_t num_columns = right.matrix.columns;
   for (int64_t column = columns.first; column < columns.last; column += TILE_COLUMNS) {
     const int64_t count = std::min(TILE_COLUMNS, num_columns - column);
-    begin_strip(bench, left.rows, start);
-    add_product(bench, left, {0, left.rows}, DensePanels{right}, column);
+    begin_strip(strip, left.rows, start);
+    add_product(strip, left, {0, left.rows}, DensePanels{right}, column);
     for (int64_t row = 0; row < left.rows; ++row) {
       for (int64_t c = 0; c < count; ++c) {
-        sums[row * num_columns + column + c] += bench.sums[row * TILE_COLUMNS + c];
+        sums[row * num_columns + column + c] += strip.sums[row * TILE_COLUMNS + c];
       }
     }
   }
@@ -102,20 +102,20 @@ inline void add_column_sums(const DenseRows& source, int64_t num_rows, Range col
   }
 }
 
-inline void backward_block(const BackwardTask& task, const RowBlock& block, const Bench& bench,
+inline void backward_block(const BackwardTask& task, const RowBlock& block, const Strip& strip,
                            const BackwardScratch& scratch, int thread, int threads) {
   const int64_t num_rows = block.num_rows, rank = task.adapter.rank;
   const Range k = share(task.weight.k, TILE_COLUMNS, thread, threads);
   const Range n = share(task.weight.n, TILE_COLUMNS, thread, threads);
-  backward_rows(task, block, bench, scratch, share(num_rows, TILE_ROWS, thread, threads));
+  backward_rows(task, block, strip, scratch, share(num_rows, TILE_ROWS, thread, threads));
   barrier(threads);
-  if (is_needed(task.dx)) backward_dx(task, block, bench, scratch, k);
+  if (is_needed(task.dx)) backward_dx(task, block, strip, scratch, k);
   if (is_needed(task.da)) {
     const DenseRows x = block.of(task.x, input_dropout(task.adapter));
-    add_gradient(bench, {scratch.dh_transposed, rank, num_rows}, x, k, scratch.sums.da);
+    add_gradient(strip, {scratch.dh_transposed, rank, num_rows}, x, k, scratch.sums.da);
   }
   if (is_needed(task.db)) {
-    add_gradient(bench, {scratch.h_transposed, rank, num_rows}, block.of(task.dy), n,
+    add_gradient(strip, {scratch.h_transposed, rank, num_rows}, block.of(task.dy), n,
                  scratch.sums.db);
   }
   if (is_needed(task.dbias)) add_column_sums(block.of(task.dy), num_rows, n, scratch.sums.dbias);
@@ -159,12 +159,12 @@ inline void backward(const BackwardTask& task, int num_threads) {
   const int64_t db_size = is_needed(task.db) ? rank * n : 0;
   const int64_t dbias_size = is_needed(task.dbias) ? 2 * n : 0;  // doubles
   const int64_t x_size = is_needed(task.db) ? block_rows * k : 0;
-  const int64_t bench_size = Workspace::padded(Bench::size(std::max(block_rows, rank)));
+  const int64_t strip_size = Workspace::padded(Strip::size(std::max(block_rows, rank)));
 
   Workspace workspace(Workspace::padded(da_size) + Workspace::padded(db_size) +
                       Workspace::padded(dbias_size) + Workspace::padded(block_rows * n) +
                       Workspace::padded(x_size) + 5 * Workspace::padded(block_rows * rank) +
-                      threads * bench_size);
+                      threads * strip_size);
   const auto take_rank = [&] { return workspace.take(block_rows * rank); };
   const GradientSums sums{workspace.take(da_size), workspace.take(db_size),
                           reinterpret_cast<double*>(workspace.take(dbias_size))};
@@ -179,12 +179,12 @@ inline void backward(const BackwardTask& task, int num_threads) {
                                 take_rank(),
                                 take_rank(),
                                 sums};
-  float* benches = workspace.take(threads * bench_size);
+  float* strips = workspace.take(threads * strip_size);
   parallel(threads, [&](int thread, int team) {
-    const Bench bench(benches + thread * bench_size);
+    const Strip strip(strips + thread * strip_size);
     for (int64_t first = 0; first < m; first += ROW_BLOCK) {
       const RowBlock block{first, std::min(ROW_BLOCK, m - first)};
-      backward_block(task, block, bench, scratch, thread, team);
+      backward_block(task, block, strip, scratch, thread, team);
     }
     store_gradients(task, sums, thread, team);
   });

@@ -17,6 +17,10 @@ inline Floats fused_multiply_add(Floats a, Floats b, Floats c) {
   return a * b + c;
 }
 
+inline float sum_of_lanes(Floats values) {
+  return (values[0] + values[2]) + (values[1] + values[3]);
+}
+
 inline Floats load_float16(const Float16* source) {
   return Floats{to_float(source[0]), to_float(source[1]), to_float(source[2]), to_float(source[3])};
 }
