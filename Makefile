@@ -8,6 +8,8 @@ PYTEST_FLAGS ?=
 
 DEMO := .venv/bin/python
 TEST := .venv-test/bin/python
+# One thread in each process: teams of threads on the same cores spend their time waiting.
+PYTEST := OMP_NUM_THREADS=1 $(TEST) -m pytest -n auto --maxprocesses 4 --dist loadfile
 BUILT_FROM := pyproject.toml setup.py $(shell find csrc -type f)
 
 .PHONY: help demo demo-compare test test-full lint check-machine clean
@@ -23,10 +25,10 @@ demo-compare: .venv/ready  ## QLoRA against 16-bit LoRA on the demo task, 3 seed
 	$(DEMO) -m qlora.demo.compare
 
 test: lint  ## lint and every test that needs no GPU, under 15 minutes on 2 cores
-	$(TEST) -m pytest -m "not slow" $(PYTEST_FLAGS)
+	$(PYTEST) -m "not slow" $(PYTEST_FLAGS)
 
 test-full: lint  ## the same and the slow tests
-	$(TEST) -m pytest $(PYTEST_FLAGS)
+	$(PYTEST) $(PYTEST_FLAGS)
 
 lint: .venv-test/ready  ## ruff, mypy, clang-format, import arrows, spelling
 	$(TEST) -m ruff check
