@@ -1,10 +1,11 @@
 """Small runs of the trainer on the tiny Llama and fourteen sonnets (public domain)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from qlora.train.settings import TrainSettings
 
@@ -40,3 +41,12 @@ def settings_in() -> Callable[..., TrainSettings]:
 def settings(tmp_path: Path) -> Settings:
     """`settings(rank=8)`: settings of a small run of this test's own."""
     return lambda **changes: small_run(**{"output": tmp_path / "run", **changes})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """The tiny Llama gains nothing from more, and on a busy machine waits for them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
