@@ -1,53 +1,68 @@
 // Codes to fp32 values: value = codebook[code] * absmax, or int8 * (absmax / 127), one rounding
 // each.
 
-// Decodes `count` consecutive values of one block, from the flat index `first` on, unscaled values
-// being looked up in registers. Odd starts and tails go value by value.
-inline void decode_nibbles(const WeightView& weight, const Table16& table, int64_t first,
-                           int64_t count, float* target) {
+// LANES consecutive unscaled values, from registers that hold the codebook. Codes must start a
+// byte.
+struct NibbleDecoder {
+  static constexpr int VECTOR_BYTES = LANES / 2;
+  Table16 table;
+
+  explicit NibbleDecoder(const WeightView& weight) : table(weight.codebook->values) {}
+  Floats operator()(const uint8_t* codes) const { return table[consecutive_nibbles(codes)]; }
+};
+
+struct Int8Decoder {
+  static constexpr int VECTOR_BYTES = LANES;
+
+  explicit Int8Decoder(const WeightView&) {}
+  Floats operator()(const uint8_t* codes) const {
+    return consecutive_int8(reinterpret_cast<const int8_t*>(codes));
+  }
+};
+
+// Calls body with the decoder of the weight's format.
+template <class Body>
+inline void with_decoder(const WeightView& weight, const Body& body) {
+  if (weight.codebook != nullptr) return body(NibbleDecoder(weight));
+  body(Int8Decoder(weight));
+}
+
+// The byte that holds the code of the flat index `first`, and one value of any alignment.
+template <class Decoder>
+inline const uint8_t* codes_at(const WeightView& weight, int64_t first) {
+  return weight.codes + (Decoder::VECTOR_BYTES == LANES ? first : first >> 1);
+}
+
+inline float decode_one(const WeightView& weight, int64_t index) {
+  if (weight.codebook != nullptr) return weight.codebook->values[nibble_at(weight.codes, index)];
+  return static_cast<float>(static_cast<int8_t>(weight.codes[index]));
+}
+
+// How many values from `first` on, at most `count`, lie in its block.
+inline int64_t run_in_block(const WeightView& weight, int64_t first, int64_t count) {
+  return std::min(count, weight.block_size() - (first & (weight.block_size() - 1)));
+}
+
+// Decodes `count` consecutive values of one block. Odd starts and tails go value by value.
+template <class Decoder>
+inline void decode_run(const WeightView& weight, const Decoder& decoder, int64_t first,
+                       int64_t count, float* target) {
   const float scale = weight.scale_at(first);
-  const float* values = weight.codebook->values;
   const int64_t last = first + count;
-  if (first % 2 != 0 && first < last) {
-    *target++ = values[nibble_at(weight.codes, first)] * scale;
-    ++first;
+  if (first % 2 != 0 && first < last) *target++ = decode_one(weight, first++) * scale;
+  const uint8_t* codes = codes_at<Decoder>(weight, first);
+  for (; first + LANES <= last; first += LANES, target += LANES, codes += Decoder::VECTOR_BYTES) {
+    store(target, decoder(codes) * broadcast(scale));
   }
-  const Floats scales = broadcast(scale);
-  for (; first + LANES <= last; first += LANES, target += LANES) {
-    store(target, table[consecutive_nibbles(weight.codes + first / 2)] * scales);
-  }
-  for (; first < last; ++first) *target++ = values[nibble_at(weight.codes, first)] * scale;
-}
-
-inline void decode_int8(const WeightView& weight, int64_t first, int64_t count, float* target) {
-  const float scale = weight.scale_at(first);
-  const auto* codes = reinterpret_cast<const int8_t*>(weight.codes) + first;
-  int64_t i = 0;
-  for (; i + LANES <= count; i += LANES) {
-    store(target + i, consecutive_int8(codes + i) * broadcast(scale));
-  }
-  for (; i < count; ++i) target[i] = static_cast<float>(codes[i]) * scale;
-}
-
-// The register-resident part of a codebook; int8 weights have none.
-inline Table16 table_of(const WeightView& weight) {
-  static const float unused[NUM_CODES] = {};
-  return Table16(weight.codebook != nullptr ? weight.codebook->values : unused);
+  for (; first < last; ++first) *target++ = decode_one(weight, first) * scale;
 }
 
 // Decodes values [first, first + count) of the flattened weight, whatever blocks they lie in.
-inline void decode(const WeightView& weight, const Table16& table, int64_t first, int64_t count,
-                   float* target) {
-  while (count > 0) {
-    const int64_t to_boundary = weight.block_size() - (first & (weight.block_size() - 1));
-    const int64_t run = std::min(count, to_boundary);
-    if (weight.codebook != nullptr) {
-      decode_nibbles(weight, table, first, run, target);
-    } else {
-      decode_int8(weight, first, run, target);
+inline void decode(const WeightView& weight, int64_t first, int64_t count, float* target) {
+  with_decoder(weight, [&](const auto& decoder) {
+    for (int64_t done = 0, run; done < count; done += run) {
+      run = run_in_block(weight, first + done, count - done);
+      decode_run(weight, decoder, first + done, run, target + done);
     }
-    first += run;
-    target += run;
-    count -= run;
-  }
+  });
 }

@@ -4,14 +4,13 @@ constexpr int64_t DECODE_PIECE = 1024;
 
 template <class Element>
 inline void dequantize_range(const WeightView& weight, int64_t first, int64_t last, Element* out) {
-  const Table16 table = table_of(weight);
   alignas(64) float values[DECODE_PIECE];
   for (; first < last; first += DECODE_PIECE) {
     const int64_t count = std::min(DECODE_PIECE, last - first);
     if constexpr (std::is_same_v<Element, float>) {
-      decode(weight, table, first, count, out + first);
+      decode(weight, first, count, out + first);
     } else {
-      decode(weight, table, first, count, values);
+      decode(weight, first, count, values);
       convert(out + first, values, count);
     }
   }

@@ -118,23 +118,29 @@ struct TransposedDensePanels {
 // panel[d][c] = W[first + d][column + c]
 struct WeightPanels {
   const WeightView& weight;
-  Table16 table = table_of(weight);
 
   void pack(int64_t first, int64_t depth, int64_t column, float* panel) const {
-    const int64_t count = std::min(TILE_COLUMNS, weight.k - column);
-    int64_t index = first * weight.k + column;
-    if (weight.k % TILE_COLUMNS == 0 && weight.codebook != nullptr) {  // A row lies in one block.
-      for (int64_t d = 0; d < depth; ++d, index += weight.k, panel += TILE_COLUMNS) {
-        const Floats scale = broadcast(weight.scale_at(index));
-        const uint8_t* codes = weight.codes + index / 2;
-        store(panel, table[consecutive_nibbles(codes)] * scale);
-        store(panel + LANES, table[consecutive_nibbles(codes + LANES / 2)] * scale);
-      }
-      return;
+    const int64_t start = first * weight.k + column;
+    if (weight.k % TILE_COLUMNS == 0) {
+      return with_decoder(weight,
+                          [&](const auto& decoder) { pack_whole(decoder, start, depth, panel); });
     }
+    const int64_t count = std::min(TILE_COLUMNS, weight.k - column);
     if (count < TILE_COLUMNS) std::fill(panel, panel + depth * TILE_COLUMNS, 0.0f);
+    for (int64_t d = 0; d < depth; ++d) {
+      decode(weight, start + d * weight.k, count, panel + d * TILE_COLUMNS);
+    }
+  }
+
+ private:
+  // A panel's row is two vectors and lies in one block.
+  template <class Decoder>
+  void pack_whole(const Decoder& decoder, int64_t index, int64_t depth, float* panel) const {
     for (int64_t d = 0; d < depth; ++d, index += weight.k, panel += TILE_COLUMNS) {
-      decode(weight, table, index, count, panel);
+      const Floats scale = broadcast(weight.scale_at(index));
+      const uint8_t* codes = codes_at<Decoder>(weight, index);
+      store(panel, decoder(codes) * scale);
+      store(panel + LANES, decoder(codes + Decoder::VECTOR_BYTES) * scale);
     }
   }
 };
@@ -142,12 +148,13 @@ struct WeightPanels {
 // panel[d][c] = W[column + c][first + d]; columns beyond the weight repeat its last row.
 struct TransposedWeightPanels {
   const WeightView& weight;
-  Table16 table = table_of(weight);
 
   void pack(int64_t first, int64_t depth, int64_t column, float* panel) const {
     if (weight.k % 8 != 0) return pack_by_rows(first, depth, column, panel);
     for (int64_t c = 0; c < TILE_COLUMNS; c += LANES) {
-      pack_words(first, depth, column + c, panel + c);
+      with_decoder(weight, [&](const auto& decoder) {
+        pack_words(decoder, first, depth, column + c, panel + c);
+      });
     }
   }
 
@@ -155,44 +162,39 @@ struct TransposedWeightPanels {
   // LANES rows side by side, a 32-bit word of codes from each: one word's shifts give one row of
   // the panel each, so that nothing needs transposing. Words do not straddle blocks where 8 divides
   // k.
-  void pack_words(int64_t first, int64_t depth, int64_t column, float* panel) const {
-    const int values_per_byte = weight.codebook != nullptr ? 2 : 1;
+  template <class Decoder>
+  void pack_words(const Decoder& decoder, int64_t first, int64_t depth, int64_t column,
+                  float* panel) const {
     int64_t starts[LANES];
     const uint8_t* sources[LANES];
     for (int i = 0; i < LANES; ++i) {
       starts[i] = std::min(column + i, weight.n - 1) * weight.k + first;
-      sources[i] = weight.codes + starts[i] / values_per_byte;
+      sources[i] = codes_at<Decoder>(weight, starts[i]);
     }
     for (int64_t d = 0, run; d < depth; d += run) {
       run = depth - d;
       float scales[LANES];
       for (int i = 0; i < LANES; ++i) {
-        const int64_t index = starts[i] + d;
-        run = std::min(run, weight.block_size() - (index & (weight.block_size() - 1)));
-        scales[i] = weight.scale_at(index);
+        run = run_in_block(weight, starts[i] + d, run);
+        scales[i] = weight.scale_at(starts[i] + d);
       }
-      float* rows = panel + d * TILE_COLUMNS;
-      if (weight.codebook != nullptr) {
-        expand_nibbles(sources, d / 2, run, load(scales), rows);
-      } else {
-        expand_int8(sources, d, run, load(scales), rows);
-      }
+      const int64_t offset = d * Decoder::VECTOR_BYTES / LANES;
+      expand(decoder, sources, offset, run, load(scales), panel + d * TILE_COLUMNS);
     }
   }
 
-  void expand_nibbles(const uint8_t* const* sources, int64_t offset, int64_t count, Floats scales,
-                      float* rows) const {
+  static void expand(const NibbleDecoder& decoder, const uint8_t* const* sources, int64_t offset,
+                     int64_t count, Floats scales, float* rows) {
     for (int64_t d = 0; d < count; d += 8) {
       const Words words = gather_words(sources, offset + d / 2);
       for (uint32_t i = 0; i < 8; ++i, rows += TILE_COLUMNS) {
-        store(rows,
-              table[words >> 4 * (i ^ 1)] * scales);  // The first of a pair is the high nibble.
+        store(rows, decoder.table[words >> 4 * (i ^ 1)] * scales);  // The high nibble comes first.
       }
     }
   }
 
-  void expand_int8(const uint8_t* const* sources, int64_t offset, int64_t count, Floats scales,
-                   float* rows) const {
+  static void expand(const Int8Decoder&, const uint8_t* const* sources, int64_t offset,
+                     int64_t count, Floats scales, float* rows) {
     for (int64_t d = 0; d < count; d += 4) {
       const Words words = gather_words(sources, offset + d);
       for (uint32_t i = 0; i < 4; ++i, rows += TILE_COLUMNS) {
@@ -204,8 +206,7 @@ struct TransposedWeightPanels {
   void pack_by_rows(int64_t first, int64_t depth, int64_t column, float* panel) const {
     float row[DEPTH];
     for (int64_t c = 0; c < TILE_COLUMNS; ++c) {
-      const int64_t n = std::min(column + c, weight.n - 1);
-      decode(weight, table, n * weight.k + first, depth, row);
+      decode(weight, std::min(column + c, weight.n - 1) * weight.k + first, depth, row);
       for (int64_t d = 0; d < depth; ++d) panel[d * TILE_COLUMNS + c] = row[d];
     }
   }
