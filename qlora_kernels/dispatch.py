@@ -18,6 +18,11 @@ from qlora_kernels.checks import InputError, check_choice
 
 LIBRARY = torch.library.Library("qlora_kernels", "DEF")
 
+_AUTOCAST_KEYS = ("AutocastCPU", "AutocastCUDA")
+_AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU) | torch._C.DispatchKeySet(
+    torch._C.DispatchKey.AutocastCUDA
+)
+
 # name -> None if it can run on this machine, or why not
 _AVAILABLE: dict[str, Callable[[], str | None]] = {
     "cpu": native.cpu_refusal,
@@ -98,4 +103,13 @@ def define(
     if autograd is not None:
         LIBRARY.impl(name, autograd, "Autograd")
     packet, _, overload = name.partition(".")
-    return getattr(getattr(torch.ops.qlora_kernels, packet), overload or "default")
+    operator = getattr(getattr(torch.ops.qlora_kernels, packet), overload or "default")
+
+    def without_autocast(*arguments: Any, **named: Any) -> Any:
+        """A kernel computes in the dtype that it was given; what it calls may not recast."""
+        with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
+            return operator(*arguments, **named)
+
+    for key in _AUTOCAST_KEYS:
+        LIBRARY.impl(name, without_autocast, key)
+    return operator
