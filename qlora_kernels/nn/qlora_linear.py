@@ -10,6 +10,7 @@ from torch import nn
 
 from qlora_kernels.checks import InputError, check_shapes
 from qlora_kernels.formats import Adapter, Base, QuantizedTensor
+from qlora_kernels.formats.state_dict import json_bytes, read_json_bytes
 from qlora_kernels.nn.config import QLoRAConfig
 from qlora_kernels.ops import dequantize, qlora_linear, quantize
 
@@ -106,8 +107,8 @@ class QLoRALinear(nn.Linear):
             if held is not None and held.shape == factor.shape:
                 held.data.copy_(factor)
             else:
-                factor = factor.to(self.weight.device, torch.float32)
-                setattr(self, name, nn.Parameter(factor.contiguous()))
+                own = torch.empty(factor.shape, dtype=torch.float32, device=self.weight.device)
+                setattr(self, name, nn.Parameter(own.copy_(factor.detach())))
         self.alpha, self.rslora = alpha, rslora
 
     def remove_adapter(self) -> None:
@@ -157,8 +158,9 @@ class QLoRALinear(nn.Linear):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x [..., in] -> [..., out]; under autocast in its dtype, else in x's."""
-        if torch.is_autocast_enabled(x.device.type):
-            x = x.to(torch.get_autocast_dtype(x.device.type))
+        device = x.device.type
+        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+            x = x.to(torch.get_autocast_dtype(device))
         adapter = self.adapter if self.adapter_enabled else None
         if adapter is not None and not self.training and adapter.dropout:
             adapter = replace(adapter, dropout=0.0)
@@ -178,6 +180,16 @@ class QLoRALinear(nn.Linear):
         if self.format == "none":
             self.weight_dtype = self.weight.dtype
         return result
+
+    def get_extra_state(self) -> torch.Tensor:
+        """What the codes mean, as a tensor that any state dict can hold."""
+        return json_bytes({"format": self.format, "block_size": self.block_size})
+
+    def set_extra_state(self, state: torch.Tensor) -> None:
+        """Refuse the codes of another format, which could have the same shapes."""
+        stored, own = read_json_bytes(state), read_json_bytes(self.get_extra_state())
+        if stored != own:
+            raise InputError(f"QLoRALinear: the state dict should hold {own}, holds {stored}")
 
     def extra_repr(self) -> str:
         """Shown by print(model)."""

@@ -36,20 +36,22 @@ def prepare_model(
     head = _head_name(model, layers)
     adapted = matched_names(list(layers), head, config)
     replaced = [n for n in layers if n != head or config.quantize_head or head in adapted]
-    _check_weights({n: layers[n] for n in replaced})
     if head in replaced:
-        _untie(model, layers[head], head, config)
-    model.requires_grad_(False)
-    places = _places(model)
+        _check_own_weight(model, layers[head], head, config)
+    made = {}  # all of them before the first is put in place: a refusal leaves the model as it was
     for done, name in enumerate(replaced, start=1):
-        linear = layers[name]
         dense = name == head and not config.quantize_head
         layer_config = replace(config, format="none") if dense else config
-        layer = QLoRALinear.from_linear(linear, layer_config, name, adapt=name in adapted)
-        for parent, attribute in places[id(linear)]:
-            setattr(parent, attribute, layer)
+        made[name] = _layer(layers[name], layer_config, name, name in adapted)
         if progress is not None:
             progress(done, len(replaced), name)
+    model.requires_grad_(False)
+    places = _places(model)
+    for name, layer in made.items():
+        for parent, attribute in places[id(layers[name])]:
+            setattr(parent, attribute, layer)
+    if head in made:
+        _untie(model, made[head])
     _LOG.info("prepare_model: adapters on %d of %d layers: %s", len(adapted), len(layers), adapted)
     return model
 
@@ -108,30 +110,28 @@ def _head_name(model: nn.Module, layers: dict[str, nn.Linear]) -> str | None:
     return by_identity or ("lm_head" if "lm_head" in layers else None)
 
 
-def _check_weights(layers: dict[str, nn.Linear]) -> None:
-    """Refuse a weight that is not finite while nothing has changed yet."""
-    for name, layer in layers.items():
-        finite = layer.weight.detach().isfinite()
-        if layer.weight.device.type != "meta" and not finite.all():
-            index = (~finite).nonzero()[0].tolist()
-            value = layer.weight[tuple(index)].item()
-            raise InputError(
-                f"prepare_model: {name}.weight should be finite, was {value} at {index}"
-            )
+def _layer(linear: nn.Linear, config: QLoRAConfig, name: str, adapt: bool) -> QLoRALinear:
+    """`QLoRALinear.from_linear`; what it refuses is told with the layer's name."""
+    try:
+        return QLoRALinear.from_linear(linear, config, name, adapt)
+    except InputError as error:
+        raise InputError(f"prepare_model: {name}.weight: {error}") from None
 
 
-def _untie(model: nn.Module, head: nn.Linear, name: str, config: QLoRAConfig) -> None:
-    """Give a head that shares the embedding's weight its own, or refuse to change it."""
+def _check_own_weight(model: nn.Module, head: nn.Linear, name: str, config: QLoRAConfig) -> None:
+    """Refuse to change a head that shares the embedding's weight, unless it is to be untied."""
     shared = [n for n, p in model.named_parameters(remove_duplicate=False) if p is head.weight]
-    if len(shared) == 1:
-        return
-    if not config.untie:
+    if len(shared) > 1 and not config.untie:
         others = ", ".join(n for n in shared if n != f"{name}.weight")
         raise InputError(
             f"prepare_model: {name} should have its own weight to be changed, shares {others} "
             "(untie=True gives it a copy)"
         )
-    head.weight = nn.Parameter(head.weight.detach().clone())
+
+
+def _untie(model: nn.Module, head: QLoRALinear) -> None:
+    """Give the head memory of its own, and tell transformers that it is tied no more."""
+    head.weight.data = head.weight.data.clone()
     model_config: Any = getattr(model, "config", None)
     if hasattr(model_config, "tie_word_embeddings"):
         model_config.tie_word_embeddings = False
@@ -141,6 +141,6 @@ def _places(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
     """id of a module -> every (parent, attribute) that holds it, since modules can be shared."""
     places = defaultdict(list)
     for parent in model.modules():
-        for attribute, child in parent.named_children():
+        for attribute, child in parent._modules.items():  # named_children drops duplicates
             places[id(child)].append((parent, attribute))
     return places

@@ -27,6 +27,8 @@ def matched_names(names: Sequence[str], head: str | None, config: QLoRAConfig) -
         chosen = set()
         for suffix in config.targets:
             chosen |= _ending_in(suffix, names, "targets")
+    if chosen and chosen <= excluded:
+        raise InputError("prepare_model: exclude should leave a layer for adapters, leaves none")
     return [n for n in names if n in chosen - excluded]
 
 
