@@ -124,6 +124,13 @@ def test_a_state_dict_goes_into_a_fresh_layer(format: str, double_quant: bool):
     assert_same(made, fresh)
 
 
+def test_a_state_dict_of_another_format_is_refused():
+    """nf4 and fp4 have the same shapes: without a check the codes would mean something else."""
+    made = layer(replace(CONFIG, format="fp4"))
+    with pytest.raises(qk.InputError, match=r"'format': 'nf4'.*holds .*'fp4'"):
+        layer().load_state_dict(made.state_dict())
+
+
 def torch_saved(made: QLoRALinear) -> QLoRALinear:
     buffer = io.BytesIO()
     torch.save(made, buffer)
@@ -175,7 +182,8 @@ def test_meta_and_back():
 def test_a_layer_is_quantized_on_meta():
     with torch.device("meta"):
         made = QLoRALinear.from_linear(nn.Linear(48, 32), CONFIG)
-    assert {t.device.type for t in made.state_dict().values()} == {"meta"}
+    held = [*made.parameters(), *made.buffers()]
+    assert {t.device.type for t in held} == {"meta"}
     made.to_empty(device="cpu").load_state_dict(layer().state_dict())
     assert_same(made.eval(), layer())
 

@@ -139,12 +139,23 @@ def test_progress_is_told(model):
     assert seen[0][:2] == (1, NUM_LINEAR) and seen[-1][:2] == (NUM_LINEAR, NUM_LINEAR)
 
 
-def test_refusals_change_nothing(model):
+@pytest.mark.parametrize(
+    ("format", "value", "reason"),
+    [
+        ("nf4", float("nan"), "should be finite in float32, was nan at [5, 7]"),
+        ("int8", float("-inf"), "should be finite in float32, was -inf at [5, 7]"),
+        ("none", float("nan"), "should be finite"),
+        ("nf4", torch.finfo(torch.float32).max, "the mean of absmax should be finite"),
+    ],
+)
+def test_a_refusal_names_the_weight_and_changes_nothing(model, format, value, reason):
     weight = model.model.layers[2].mlp.up_proj.weight
-    weight.data[5, 7] = float("nan")
-    text = r"model\.layers\.2\.mlp\.up_proj\.weight should be finite, was nan at \[5, 7\]"
-    with pytest.raises(qk.InputError, match=f"^prepare_model: {text}$"):
-        qk.prepare_model(model, CONFIG)
+    weight.data[5, 7] = weight.data[9, 1] = value
+    with pytest.raises(qk.InputError) as refusal:
+        qk.prepare_model(model, replace(CONFIG, format=format))
+    message = str(refusal.value)
+    assert message.startswith("prepare_model: model.layers.2.mlp.up_proj.weight")
+    assert reason in message and "\n" not in message
     assert not quantized_layers(model) and weight.requires_grad
 
 
