@@ -63,18 +63,18 @@ class Batch:
 
 
 def pack(examples: Sequence[Example], length: int, seed: int | None = None) -> list[list[Example]]:
-    """Examples in bins of at most `length` tokens: the longest first, each into the fullest bin
-    that has room (best-fit decreasing). Deterministic; `seed` shuffles equals and the bins' order.
+    """Examples in bins of at most `length` tokens, each in the fullest bin with room (best fit).
 
-    Raises InputError for an example that is longer than `length`.
+    With a seed in shuffled order, for training: sorted, a row would hold neighbours in length,
+    often of one kind, and its gradient would lean their way. Without, the longest first, which
+    needs the fewest rows. Deterministic. Raises InputError for an example longer than `length`.
     """
-    random = None if seed is None else Random(seed)
-    queue = list(examples)
-    if random:
-        random.shuffle(queue)
+    queue = sorted(examples, key=len, reverse=True)
+    if seed is not None:
+        Random(seed).shuffle(queue)
     bins: list[list[Example]] = []
     room: list[tuple[int, int]] = []  # (free tokens, index of the bin), sorted
-    for example in sorted(queue, key=len, reverse=True):
+    for example in queue:
         if len(example) > length:
             was = f"was {len(example)} ({example.source})"
             raise InputError(f"pack: an example should have at most {length} tokens, {was}")
@@ -86,8 +86,6 @@ def pack(examples: Sequence[Example], length: int, seed: int | None = None) -> l
             free, index = room.pop(best)
         bins[index].append(example)
         insort(room, (free - len(example), index))
-    if random:
-        random.shuffle(bins)
     return bins
 
 
