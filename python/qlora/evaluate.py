@@ -1,5 +1,7 @@
 """`qlora evaluate`: loss, perplexity and exact-match accuracy, of the base and of an adapter."""
 
+# ruff: noqa: RUF009 (`setting` is dataclasses.field)
+
 import argparse
 import json
 import logging
@@ -9,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import qlora_kernels as qk
 from qlora.settings import add_arguments as add_settings
-from qlora.settings import from_arguments
+from qlora.settings import from_arguments, setting
 from qlora_kernels.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,19 +36,17 @@ class EvaluateSettings:
 
     model: Path = field(metadata={"help": "Hugging Face folder or .gguf file of a causal LM"})
     data: Path = field(metadata={"help": "a .txt or .jsonl file, as for training"})
-    adapter: Path | None = field(
-        default=None, metadata={"help": "adapter folder, in peft's format"}
+    adapter: Path | None = setting(
+        None, "adapter folder in peft's format, to compare with the base"
     )
-    format: Literal["nf4", "fp4", "int8", "none"] = field(
-        default="nf4", metadata={"help": "storage of the base; best the one it was trained with"}
+    format: Literal["nf4", "fp4", "int8", "none"] = setting(
+        "nf4", "storage of the base, as in training; none leaves it as it is"
     )
-    block_size: int = field(default=64, metadata={"help": "weights that share one scale"})
-    double_quant: bool = field(default=True, metadata={"help": "quantize the scales too"})
-    sequence_length: int = field(
-        default=512, metadata={"help": "tokens in a row; longer examples are cut"}
-    )
-    packing: bool = field(default=True, metadata={"help": "fill rows with several examples"})
-    batch_size: int = field(default=4, metadata={"help": "rows in one forward pass"})
+    block_size: int = setting(64, "weights that share one scale, as in training")
+    double_quant: bool = setting(True, "quantize the scales too, as in training")
+    sequence_length: int = setting(512, "tokens in a row; longer examples are cut")
+    packing: bool = setting(True, "fill rows with several examples, which do not see each other")
+    batch_size: int = setting(4, "rows in one forward pass")
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, before anything is read."""
@@ -110,14 +110,16 @@ def _print_table(settings: EvaluateSettings, results: "dict[str, Evaluation]") -
     from rich.table import Table
 
     base = results["base"]
-    table = Table(
-        title=f"{settings.model.name} ({settings.format}) on {settings.data.name}",
-        caption=f"{base.num_examples:,} examples, {base.num_tokens:,} tokens to be learned",
-    )
-    table.add_column("")
+    table = Table("")
     for column in ("loss", "perplexity", "exact match"):
         table.add_column(column, justify="right")
     for name, result in results.items():
         exact = "-" if result.accuracy is None else f"{result.accuracy:.1%}"
         table.add_row(name, f"{result.loss:.4f}", f"{result.perplexity:.4g}", exact)
-    Console().print(table)
+    console = Console(highlight=False)
+    console.print(
+        f"{settings.model.name} ({settings.format}) on {settings.data.name}:"
+        f" {base.num_examples:,} examples, {base.num_tokens:,} tokens to be learned",
+        soft_wrap=True,
+    )
+    console.print(table)

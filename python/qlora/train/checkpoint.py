@@ -11,7 +11,6 @@ The data position is the step itself. A folder is whole or absent. Nothing here 
 
 import json
 import shutil
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -56,7 +55,7 @@ def save(run: Run, state: TrainState, metrics_bytes: int) -> Path:
 
 def latest(folder: Path) -> Path | None:
     """The last checkpoint of a folder of checkpoints."""
-    return max(folder.glob(f"{PREFIX}*"), key=_step_of, default=None)
+    return max(folder.glob(f"{PREFIX}[0-9]*"), key=_step_of, default=None)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -74,19 +73,19 @@ def check_identity(folder: Path, then: Identity, now: Identity) -> None:
         raise InputError(f"resume: to go on from {folder}, {differ}")
 
 
-def load_optimizer(
-    folder: Path, optimizer: torch.optim.Optimizer, run_parameters: Mapping[str, torch.nn.Parameter]
-) -> None:
+def load_optimizer(folder: Path, run: Run) -> None:
     """Give every parameter its optimizer state back."""
     try:
         tensors = load_file(folder / OPTIMIZER)
     except (OSError, SafetensorError) as error:
         raise InputError(f"resume: {folder / OPTIMIZER} should be readable: {error}") from error
+    numbers = {name: number for number, name in enumerate(run.parameters)}
+    state: dict[int, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
         name, _, kind = key.rpartition("/")
-        parameter = run_parameters[name]
-        device = torch.device("cpu") if tensor.dim() == 0 else parameter.device
-        optimizer.state[parameter][kind] = tensor.to(device)
+        state.setdefault(numbers[name], {})[kind] = tensor
+    groups = run.optimizer.state_dict()["param_groups"]
+    run.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def restore_best(folder: Path, files: RunFiles) -> None:
@@ -97,16 +96,18 @@ def restore_best(folder: Path, files: RunFiles) -> None:
 
 
 def _optimizer_tensors(run: Run) -> dict[str, torch.Tensor]:
+    """The optimizer numbers its states in the order of its parameters; names last longer."""
+    names = list(run.parameters)
     return {
-        f"{name}/{kind}": value.detach()
-        for name, parameter in run.parameters.items()
-        for kind, value in run.optimizer.state[parameter].items()
+        f"{names[number]}/{kind}": value
+        for number, values in run.optimizer.state_dict()["state"].items()
+        for kind, value in values.items()
     }
 
 
 def _drop_old(folder: Path, keep: int) -> None:
     """Rename before removing, so that a half-removed checkpoint never looks like one."""
-    for old in sorted(folder.glob(f"{PREFIX}*"), key=_step_of)[:-keep]:
+    for old in sorted(folder.glob(f"{PREFIX}[0-9]*"), key=_step_of)[:-keep]:
         old.rename(folder / f".{old.name}.old")
     for left in folder.glob(".*"):  # also what a killed run left half-written
         shutil.rmtree(left)

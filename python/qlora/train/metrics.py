@@ -33,10 +33,10 @@ class JsonLines:
 
 
 class TensorBoard:
-    """Writes scalars for TensorBoard; steps beyond `first_step` of an earlier part are dropped."""
+    """Writes scalars for TensorBoard; what came after `first_step` before is dropped."""
 
     def __init__(self, folder: Path, first_step: int = 0) -> None:
-        self._writer = SummaryWriter(str(folder), purge_step=first_step + 1 if first_step else None)
+        self._writer = SummaryWriter(str(folder), purge_step=first_step + 1 if first_step else 0)
 
     def record(self, row: Row) -> None:
         """Add the scalars of a row."""

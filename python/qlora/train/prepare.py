@@ -114,7 +114,7 @@ def _resume(run: Run, place: Place, manifest: Manifest | None) -> tuple[TrainSta
     """State and length of metrics.jsonl; the random generators come last, just before training."""
     if manifest is None or place.checkpoint is None:
         return TrainState(), 0
-    checkpoint.load_optimizer(place.checkpoint, run.optimizer, run.parameters)
+    checkpoint.load_optimizer(place.checkpoint, run)
     checkpoint.restore_best(place.checkpoint, run.files)
     randomness.restore(manifest.randomness)
     return manifest.state, manifest.metrics_bytes

@@ -1,18 +1,15 @@
 """Everything that `qlora train` can be told, with the defaults of its recipe and their reasons."""
 
-# ruff: noqa: RUF009 (_setting is dataclasses.field)
+# ruff: noqa: RUF009 (`setting` is dataclasses.field)
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import qlora_kernels as qk
+from qlora.settings import setting
 from qlora.train.schedule import Schedule
 from qlora_kernels.errors import InputError
-
-
-def _setting(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True)
@@ -25,73 +22,73 @@ class TrainSettings:
             "help": "training data: .txt, or .jsonl with text, prompt and completion, or messages"
         }
     )
-    validation: Path | None = _setting(
+    validation: Path | None = setting(
         None, "validation data, instead of a split of the training data"
     )
-    validation_split: float = _setting(
+    validation_split: float = setting(
         0.05, "share of the examples held out for validation; 0 trains without"
     )
-    output: Path | None = _setting(
+    output: Path | None = setting(
         None, "folder of the run; default runs/ and the name of the data file"
     )
-    resume: str | None = _setting(
+    resume: str | None = setting(
         None, "go on from a checkpoint or run folder; auto: from the latest in --output, if any"
     )
 
-    format: Literal["nf4", "fp4", "int8", "none"] = _setting(
+    format: Literal["nf4", "fp4", "int8", "none"] = setting(
         "nf4", "storage of the frozen base; none leaves it as it is, for 16-bit LoRA"
     )
-    block_size: int = _setting(64, "weights that share one scale")
-    double_quant: bool = _setting(
+    block_size: int = setting(64, "weights that share one scale")
+    double_quant: bool = setting(
         True, "quantize the scales too: 0.516 instead of 0.563 bytes per weight"
     )
-    rank: int = _setting(16, "rank of the adapters")
-    alpha: float = _setting(32.0, "adapters count alpha / rank: twice, at the defaults")
-    rslora: bool = _setting(False, "alpha / sqrt(rank) instead, which keeps high ranks learning")
-    targets: str | tuple[str, ...] = _setting(
+    rank: int = setting(16, "rank of the adapters")
+    alpha: float = setting(32.0, "adapters count alpha / rank: twice, at the defaults")
+    rslora: bool = setting(False, "alpha / sqrt(rank) instead, which keeps high ranks learning")
+    targets: str | tuple[str, ...] = setting(
         "all-linear",
         "layers that get an adapter: all-linear, name endings, or one regular expression",
     )
-    init: Literal["gaussian", "kaiming-uniform"] = _setting(
+    init: Literal["gaussian", "kaiming-uniform"] = setting(
         "gaussian", "how the first adapter factor starts; the second starts at 0"
     )
-    dropout: float = _setting(0.05, "dropout of the adapters")
-    dropout_on: Literal["rank", "input"] = _setting(
+    dropout: float = setting(0.05, "dropout of the adapters")
+    dropout_on: Literal["rank", "input"] = setting(
         "rank", "drop the output of the first factor, or its input as peft does"
     )
 
-    sequence_length: int = _setting(512, "tokens in a row; longer examples are cut")
-    packing: bool = _setting(True, "fill rows with several examples, which do not see each other")
-    batch_size: int = _setting(4, "rows in one forward pass")
-    accumulate: int = _setting(
+    sequence_length: int = setting(512, "tokens in a row; longer examples are cut")
+    packing: bool = setting(True, "fill rows with several examples, which do not see each other")
+    batch_size: int = setting(4, "rows in one forward pass")
+    accumulate: int = setting(
         1, "forward passes in one step; exact, since the loss is averaged over all their tokens"
     )
-    epochs: float = _setting(3.0, "passes over the data")
-    steps: int | None = _setting(None, "optimizer steps, instead of epochs")
-    learning_rate: float = _setting(
+    epochs: float = setting(3.0, "passes over the data")
+    steps: int | None = setting(None, "optimizer steps, instead of epochs")
+    learning_rate: float = setting(
         2e-4, "peak rate; QLoRA's for 7B and 13B models, about 10 times that of full fine-tuning"
     )
-    lr_schedule: Schedule = _setting("cosine", "how the rate falls after warm-up")
-    warmup: float = _setting(0.03, "share of the steps in which the rate rises; QLoRA's")
-    weight_decay: float = _setting(0.01, "decay of the adapter weights")
-    max_norm: float = _setting(1.0, "clip gradients to this norm; 0 does not clip")
-    gradient_checkpointing: bool = _setting(
+    lr_schedule: Schedule = setting("cosine", "how the rate falls after warm-up")
+    warmup: float = setting(0.03, "share of the steps in which the rate rises; QLoRA's")
+    weight_decay: float = setting(0.01, "decay of the adapter weights")
+    max_norm: float = setting(1.0, "clip gradients to this norm; 0 does not clip")
+    gradient_checkpointing: bool = setting(
         False, "recompute activations in backward: less memory, about a third slower"
     )
-    seed: int = _setting(
+    seed: int = setting(
         0, "of adapters, dropout, split and order; the same seed gives the same bits"
     )
 
-    evaluate_every: int | None = _setting(
+    evaluate_every: int | None = setting(
         None, "steps between validations; default 10 in a run and one an epoch at least"
     )
-    patience: int = _setting(
+    patience: int = setting(
         3, "stop after this many validations without a gain; 0 never stops early"
     )
-    save_every: int | None = _setting(
+    save_every: int | None = setting(
         None, "steps between checkpoints; default as often as validation"
     )
-    keep: int = _setting(2, "checkpoints to keep, the latest ones")
+    keep: int = setting(2, "checkpoints to keep, the latest ones")
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, before anything is read or written."""

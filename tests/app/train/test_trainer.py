@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import qlora_kernels as qk
+from qlora import models
 from qlora.evaluation import evaluate
 from qlora.models import load_tuned
 from qlora.settings import from_sources
@@ -143,6 +144,19 @@ def test_a_gradient_jump_is_a_loud_warning(settings, monkeypatch):
     assert warning.step == 25
     assert "times its running median" in warning.message
     assert f"WARNING  step 25: {warning.message}" in console.file.getvalue()
+
+
+def test_bf16_where_the_processor_has_it(settings, tmp_path, monkeypatch):
+    """Emulated here: base and activations in bf16, adapters and their gradients in fp32."""
+    made = settings(data=parities(tmp_path / "data.jsonl"), learning_rate=1e-3)
+    full = train(replace(made, output=tmp_path / "fp32"))
+    monkeypatch.setattr(models, "compute_dtype", lambda: torch.bfloat16)
+    half = train(replace(made, output=tmp_path / "bf16"))
+    saved = load_file(half.adapter / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
+    assert half.best_step == full.best_step == 8
+    assert half.best_loss == pytest.approx(full.best_loss, rel=0.02)
+    assert half.best_loss != full.best_loss
 
 
 def test_conversations_and_a_chat_template(settings, tmp_path):
