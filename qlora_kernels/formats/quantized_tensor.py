@@ -194,6 +194,10 @@ class QuantizedTensor:
                     f"{op}: {name} of a {self.format} weight {list(self.shape)} should be {dtype} "
                     f"{shape}, was {tensor.dtype} {list(tensor.shape)}"
                 )
+            if not tensor.is_contiguous():
+                raise InputError(
+                    f"{op}: {name} should be contiguous, was strided {list(tensor.stride())}"
+                )
         if (self.nested_absmax is None) != (self.nested_offset is None):
             raise InputError(f"{op}: nested_absmax and nested_offset should come together, was one")
 

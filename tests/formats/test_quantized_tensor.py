@@ -121,6 +121,15 @@ def test_parts_that_do_not_belong_together_are_refused(part, tensor, text):
 X = torch.zeros(2, 80)
 
 
+@pytest.mark.parametrize("part", ["codes", "scales"])
+def test_a_strided_part_is_refused(part: str):
+    """Kernels read them as they lie; nothing that makes them is strided."""
+    q = quantized()
+    spread = getattr(q, part).repeat_interleave(2, dim=0)[::2]
+    with pytest.raises(qk.InputError, match=f"op: {part} should be contiguous, was strided \\[2"):
+        replace(q, **{part: spread}).check("op")
+
+
 def test_half_a_double_quantization_is_refused():
     q = replace(quantized(double_quant=False), nested_offset=torch.zeros(()))
     with pytest.raises(qk.InputError, match="nested_absmax and nested_offset should come together"):
