@@ -18,4 +18,4 @@ def test_the_native_kernels_are_built_from_these_sources():
     built = Path(native.cpu().__file__).stat().st_mtime
     sources = [file for file in files() if file.parts[0] == "csrc"]
     newer = [str(file) for file in sources if (ROOT / file).stat().st_mtime > built]
-    assert not newer, "rebuild: python setup.py build_ext --inplace"
+    assert not newer, "rebuild: pip install --no-deps --editable ."
