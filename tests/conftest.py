@@ -1,4 +1,4 @@
-"""What every test folder shares: the backends that can run here, forced in turn."""
+"""What every test folder shares: the backends that can run here, one thread, poisoned memory."""
 
 from collections.abc import Iterator
 
@@ -24,3 +24,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def poison() -> Iterator[None]:
+    """Memory that torch hands out unwritten is NaN: a kernel that skips a value is seen."""
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
