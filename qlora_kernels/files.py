@@ -25,7 +25,7 @@ def write_atomically(path: str | Path, writer: Callable[[Path], object]) -> Path
     with _place_beside(path) as folder:
         temporary = folder / path.name
         writer(temporary)
-        _flush(temporary)
+        _settle(temporary, path.parent)
         os.replace(temporary, path)
     _flush(path.parent)
     return path
@@ -59,9 +59,8 @@ def replace_folder(temporary: str | Path, final: str | Path) -> None:
     cannot (NFS) gets two renames, and a crash between them leaves the old folder as `.NAME.old`.
     """
     temporary, final = Path(temporary), Path(final)
-    for path in sorted(temporary.rglob("*")):
-        _flush(path)
-    _flush(temporary)
+    for path in [*temporary.rglob("*"), temporary]:
+        _settle(path, final.parent)
     if not final.exists():
         os.rename(temporary, final)
     elif _exchange(temporary, final):
@@ -81,7 +80,6 @@ def _place_beside(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        folder.chmod(path.parent.stat().st_mode & 0o777)  # mkdtemp's 0700 is not for results
     except OSError as error:
         raise InputError(f"write: cannot write {path}: {error.strerror}") from error
     try:
@@ -97,6 +95,12 @@ def _exchange(first: Path, second: Path) -> bool:
         names = os.fsencode(first), os.fsencode(second)
         return bool(renameat2(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE) == 0)
     return False
+
+
+def _settle(path: Path, place: Path) -> None:
+    """Readable by whoever may read the place (temporary files are private), and on the disk."""
+    path.chmod(place.stat().st_mode & (0o777 if path.is_dir() else 0o666))
+    _flush(path)
 
 
 def _flush(path: Path) -> None:
