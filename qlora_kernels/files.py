@@ -99,7 +99,7 @@ def _exchange(first: Path, second: Path) -> bool:
 
 def _settle(path: Path, place: Path) -> None:
     """Readable by whoever may read the place (temporary files are private), and on the disk."""
-    path.chmod(place.stat().st_mode & (0o777 if path.is_dir() else 0o666))
+    path.chmod(place.stat().st_mode & (0o755 if path.is_dir() else 0o644))
     _flush(path)
 
 
