@@ -1,19 +1,18 @@
-"""Builds both packages, the library `qlora_kernels` and the application `qlora`, and the native kernels."""
+"""Builds the library `qlora_kernels`, its native kernels, and the application `qlora`."""
 
 import os
-import shlex
 from pathlib import Path
 
 from pybind11.setup_helpers import ParallelCompile, Pybind11Extension
 from setuptools import find_packages, setup
-from setuptools._distutils.errors import CompileError
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
 CSRC = Path("csrc")
 
-# No -march and no -ffast-math: instruction sets are chosen at run time, and codecs are bit-exact on all
-# of them, which forbids contracting a * b + c. OpenMP is compiled for but not linked: the runtime that
-# torch has loaded is used (qlora_kernels/native.py), since two runtimes fight over the cores.
+# No -march and no -ffast-math: instruction sets are chosen at run time, and codecs are bit-exact on
+# all of them, which forbids contracting a * b + c. OpenMP is compiled for but not linked: the
+# runtime of torch is used (qlora_kernels/native.py), since two of them would fight for the cores.
 COMPILE_FLAGS = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fopenmp", "-fvisibility=hidden"]
 WARNING_FLAGS = ["-Wall", "-Wextra", "-Wconversion"]
 
@@ -41,14 +40,17 @@ def cpu_extension() -> Pybind11Extension:
         sorted(map(str, sources)),
         depends=sorted(map(str, headers)),
         cxx_std=20,
-        extra_compile_args=[*COMPILE_FLAGS, *WARNING_FLAGS, *shlex.split(os.environ.get("QLORA_CXXFLAGS", ""))],
+        extra_compile_args=[*COMPILE_FLAGS, *WARNING_FLAGS],
     )
 
+
+LIBRARY = find_packages(include=["qlora_kernels*"])
+APPLICATION = find_packages("python", include=["qlora*"])
 
 ParallelCompile("QLORA_BUILD_JOBS", default=os.cpu_count() or 1).install()
 
 setup(
-    packages=find_packages(include=["qlora_kernels*"]) + find_packages("python", include=["qlora*"]),
+    packages=LIBRARY + APPLICATION,
     package_dir={"qlora_kernels": "qlora_kernels", "qlora": "python/qlora"},
     ext_modules=[cpu_extension()],
     cmdclass={"build_ext": BuildExtension},

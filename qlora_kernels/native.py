@@ -1,14 +1,14 @@
 """Loads the native modules: the CPU kernels `_cpu` run on the thread pool that torch has started.
 
-`_cpu` calls OpenMP but is linked to no runtime of its own: two of them in one process would each keep a
-team of threads and fight for the cores. torch's wheels bundle theirs under a name that varies, so the
-one that is mapped already is looked up and its symbols are made visible before `_cpu` is imported.
+`_cpu` calls OpenMP but is linked to no runtime of its own: two of them in one process would each
+keep a team of threads and fight for the cores. torch's wheels bundle theirs under a name that
+varies, so the one whose functions torch calls is looked up, and made visible before the import.
 """
 
 import ctypes
 import importlib
 import os
-import re
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,18 +18,9 @@ import torch
 from qlora_kernels.errors import InputError
 from qlora_kernels.formats.codebooks import FORMATS, dynamic_map
 
-_RUNTIME = re.compile(r"/lib(gomp|omp|iomp5)[^/]*\.so[^/]*$")
-
-
-def openmp_runtimes() -> list[str]:
-    """The OpenMP runtimes mapped into this process, by path: one, if all is well."""
-    lines = Path("/proc/self/maps").read_text().splitlines()
-    paths = {line.split(maxsplit=5)[5] for line in lines if line.count("/")}
-    return sorted(path for path in paths if _RUNTIME.search(path))
-
 
 def cpu() -> Any:
-    """The module `_cpu`; ImportError if it cannot be loaded, InputError if QLORA_CPU_ISA is wrong."""
+    """The module `_cpu`; ImportError if it does not load, InputError if QLORA_CPU_ISA is wrong."""
     module, refusal = _load_cpu()
     if module is None:
         raise ImportError(f"native: {refusal}")
@@ -42,24 +33,6 @@ def cpu_refusal() -> str | None:
 
 
 @cache
-def _load_cpu() -> tuple[Any, str | None]:
-    mapped = openmp_runtimes()
-    try:
-        if mapped:
-            ctypes.CDLL(mapped[0], mode=ctypes.RTLD_GLOBAL | os.RTLD_NOLOAD)
-        else:
-            ctypes.CDLL("libgomp.so.1", mode=ctypes.RTLD_GLOBAL)
-        module = importlib.import_module("qlora_kernels._cpu")
-    except (ImportError, OSError) as error:
-        return None, f"the native module does not load (pip install . builds it): {error}"
-    try:
-        module.isa()  # chooses the instruction set, which QLORA_CPU_ISA may force
-    except ValueError as error:
-        raise InputError(str(error)) from None
-    return module, None
-
-
-@cache
 def tables(format_name: str) -> Any:
     """What the codes of a format mean, as kernels take it."""
     map_values = dynamic_map(torch.device("cpu")).tolist()
@@ -69,3 +42,39 @@ def tables(format_name: str) -> Any:
 def weight(q: Any) -> Any:
     """A QuantizedTensor as kernels take it: a view, valid while q lives."""
     return cpu().Weight(q, tables(q.format))
+
+
+@cache
+def _load_cpu() -> tuple[Any, str | None]:
+    try:
+        _show_openmp_of_torch()
+        module = importlib.import_module("qlora_kernels._cpu")
+    except (ImportError, OSError) as error:
+        return None, f"the native module does not load (`pip install .` builds it): {error}"
+    try:
+        module.isa()  # chooses the instruction set, which QLORA_CPU_ISA may force
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    return module, None
+
+
+def _show_openmp_of_torch() -> None:
+    """Give its symbols to modules loaded later; beside a torch without OpenMP, the system's."""
+    library = Path(torch.__file__).parent / "lib/libtorch_cpu.so"
+    try:
+        function = ctypes.CDLL(str(library), mode=os.RTLD_NOLOAD).omp_get_max_threads
+    except AttributeError:
+        ctypes.CDLL("libgomp.so.1", mode=ctypes.RTLD_GLOBAL)
+        return
+    address = ctypes.cast(function, ctypes.c_void_p).value or 0
+    path = next(path for first, last, path in mappings() if first <= address < last)
+    ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL | os.RTLD_NOLOAD)
+
+
+def mappings() -> Iterator[tuple[int, int, str]]:
+    """(first address, last address + 1, path) of each file mapped into this process."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        addresses, _, path = line.partition(" ")
+        first, last = (int(address, 16) for address in addresses.split("-"))
+        if "/" in path:
+            yield first, last, path[path.index("/") :]

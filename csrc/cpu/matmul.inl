@@ -8,6 +8,7 @@ template <int HEIGHT>
                                      float* sums) {
   Floats tile[HEIGHT][2];
   for (int i = 0; i < HEIGHT; ++i) tile[i][0] = tile[i][1] = zeros();
+#pragma GCC unroll 4
   for (int64_t d = 0; d < depth; ++d, left += HEIGHT, panel += TILE_COLUMNS) {
     const Floats right0 = load(panel), right1 = load(panel + LANES);
 #pragma GCC unroll 8

@@ -7,36 +7,45 @@
 
 constexpr int64_t ROW_BLOCK = 128 * TILE_ROWS;
 
-// Where the rows of one block are kept while it is worked on; shared by the threads.
+// A row block, the rows of it that one thread packs and projects, and where it sums its strips.
 struct RowBlock {
   int64_t first_row, num_rows;
+  Range own_rows;
+  Strip strip;
 
   DenseRows of(const MatrixView& matrix, const Dropout* dropout = nullptr) const {
     return {matrix, first_row, dropout};
   }
+  Range all_rows() const { return {0, num_rows}; }
 };
 
-// A row-major fp32 scratch matrix of a row block.
-inline OutputView as_output(float* data, int64_t rows, int64_t columns) {
-  return {data, ElementType::float32, rows, columns};
+// Calls body(block) for each row block of m rows, as one thread of a team sees it.
+template <class Body>
+inline void for_row_blocks(int64_t m, const Strip& strip, int thread, int threads,
+                           const Body& body) {
+  for (int64_t first = 0; first < m; first += ROW_BLOCK) {
+    const int64_t num_rows = std::min(ROW_BLOCK, m - first);
+    body(RowBlock{first, num_rows, share(num_rows, TILE_ROWS, thread, threads), strip});
+  }
 }
 
+// fp32 scratch that holds a row-major matrix of the row block.
 inline DenseRows as_rows(const float* data, int64_t rows, int64_t columns) {
   return {{data, ElementType::float32, rows, columns, columns}, 0, nullptr};
 }
 
-// projected[row] = scaling * mask * (left b^T or left b), for the rows of this thread: h in
-// forward, dh in backward. The mask falls on the output, [m, rank], where dropout is on the rank.
+// projected[row] = scaling * mask * (left right), for this thread's rows: h in forward, dh in
+// backward. The mask falls on the output, [m, rank], where dropout is on the rank.
 template <class Right>
-inline void project_to_rank(const Strip& strip, const AdapterView& adapter, const RowBlock& block,
-                            const LeftTiles& left, Range rows, const Right& right,
-                            float* projected) {
+inline void project_to_rank(const RowBlock& block, const AdapterView& adapter,
+                            const LeftTiles& left, const Right& right, float* projected) {
   static const float start[TILE_COLUMNS] = {};
-  const OutputView out = as_output(projected, block.num_rows, adapter.rank);
+  const Range rows = block.own_rows;
+  const OutputView out{projected, ElementType::float32, block.num_rows, adapter.rank};
   for (int64_t column = 0; column < adapter.rank; column += TILE_COLUMNS) {
-    begin_strip(strip, rows.size(), start);
-    add_product(strip, left, rows, right, column);
-    store_strip(strip, rows.size(), column, rows.first, out);
+    begin_strip(block.strip, rows.size(), start);
+    add_product(block.strip, left, rows, right, column);
+    store_strip(block.strip, rows.size(), column, rows.first, out);
   }
   const bool masked = adapter.dropout_on == DropoutOn::rank;
   for (int64_t i = rows.first * adapter.rank; i < rows.last * adapter.rank; ++i) {
@@ -50,13 +59,13 @@ inline const Dropout* input_dropout(const AdapterView& adapter) {
   return adapter.dropout_on == DropoutOn::input ? &adapter.dropout : nullptr;
 }
 
-// h of this thread's rows; `x` are their tiles, used as they are unless the input is dropped.
-inline void compute_h(const Strip& strip, const AdapterView& adapter, const RowBlock& block,
-                      const MatrixView& source, const LeftTiles& x, Range rows, float* h) {
-  if (adapter.dropout_on == DropoutOn::input) {
-    pack_left(block.of(source, &adapter.dropout), rows, x);
+// h of this thread's rows, from the tiles of x; where the input is dropped, they are packed here.
+inline void compute_h(const RowBlock& block, const AdapterView& adapter, const MatrixView& source,
+                      const LeftTiles& x, float* h) {
+  if (const Dropout* dropout = input_dropout(adapter)) {
+    pack_left(block.of(source, dropout), block.own_rows, x);
   }
-  project_to_rank(strip, adapter, block, x, rows, TransposedDensePanels{{adapter.a}}, h);
+  project_to_rank(block, adapter, x, TransposedDensePanels{{adapter.a}}, h);
 }
 
 // The matrices that the threads share during a row block.
@@ -65,9 +74,27 @@ struct ForwardScratch {
   float* x_rows;  // x in fp32 as it lies, where there are few rows
 };
 
-inline void forward_columns(const ForwardTask& task, const RowBlock& block, const Strip& strip,
+inline void forward_rows(const ForwardTask& task, const RowBlock& block,
+                         const ForwardScratch& scratch) {
+  const AdapterView& adapter = task.adapter;
+  const int64_t k = task.x.columns;
+  const DenseRows source = block.of(task.x);
+  pack_left(source, block.own_rows, {scratch.x, block.num_rows, k});
+  if (takes_few_rows(task.weight, block.num_rows)) {
+    for (int64_t row = block.own_rows.first; row < block.own_rows.last; ++row) {
+      source.read(row, 0, k, scratch.x_rows + row * k);
+    }
+  }
+  if (adapter.rank == 0) return;
+  float* tiles = input_dropout(adapter) != nullptr ? scratch.dropped : scratch.x;
+  compute_h(block, adapter, task.x, {tiles, block.num_rows, k}, scratch.h);
+  pack_left(as_rows(scratch.h, block.num_rows, adapter.rank), block.own_rows,
+            {scratch.h_tiles, block.num_rows, adapter.rank});
+}
+
+inline void forward_columns(const ForwardTask& task, const RowBlock& block,
                             const ForwardScratch& scratch, Range columns) {
-  const Range rows{0, block.num_rows};
+  const Strip& strip = block.strip;
   const LeftTiles x{scratch.x, block.num_rows, task.x.columns};
   const LeftTiles h{scratch.h_tiles, block.num_rows, task.adapter.rank};
   const TransposedWeightPanels weight{task.weight};
@@ -79,58 +106,39 @@ inline void forward_columns(const ForwardTask& task, const RowBlock& block, cons
       DenseRows{task.bias}.read(0, column, count, start);
     }
     begin_strip(strip, block.num_rows, start);
-    if (task.adapter.rank > 0) add_product(strip, h, rows, b, column);
+    if (task.adapter.rank > 0) add_product(strip, h, block.all_rows(), b, column);
     if (takes_few_rows(task.weight, block.num_rows)) {
       add_dots_of_strip<FEW_ROWS>(task.weight, block.num_rows, column, scratch.x_rows, strip.sums);
     } else {
-      add_product(strip, x, rows, weight, column);
+      add_product(strip, x, block.all_rows(), weight, column);
     }
     store_strip(strip, block.num_rows, column, block.first_row, task.y);
   }
-}
-
-inline void forward_block(const ForwardTask& task, const RowBlock& block, const Strip& strip,
-                          const ForwardScratch& scratch, int thread, int threads) {
-  const AdapterView& adapter = task.adapter;
-  const Range rows = share(block.num_rows, TILE_ROWS, thread, threads);
-  pack_left(block.of(task.x), rows, {scratch.x, block.num_rows, task.x.columns});
-  if (takes_few_rows(task.weight, block.num_rows)) {
-    for (int64_t row = rows.first; row < rows.last; ++row) {
-      block.of(task.x).read(row, 0, task.x.columns, scratch.x_rows + row * task.x.columns);
-    }
-  }
-  if (adapter.rank > 0) {
-    const LeftTiles x{input_dropout(adapter) != nullptr ? scratch.dropped : scratch.x,
-                      block.num_rows, task.x.columns};
-    compute_h(strip, adapter, block, task.x, x, rows, scratch.h);
-    pack_left(as_rows(scratch.h, block.num_rows, adapter.rank), rows,
-              {scratch.h_tiles, block.num_rows, adapter.rank});
-  }
-  barrier(threads);
-  forward_columns(task, block, strip, scratch, share(task.weight.n, TILE_COLUMNS, thread, threads));
-  barrier(threads);
 }
 
 inline void forward(const ForwardTask& task, int num_threads) {
   const int64_t m = task.x.rows, n = task.weight.n, k = task.weight.k;
   const int64_t rank = task.adapter.rank;
   const int64_t block_rows = std::min(m, ROW_BLOCK);
-  const int64_t dropped_size = input_dropout(task.adapter) != nullptr ? block_rows * k : 0;
   const int threads = threads_for(m * n * k, num_threads);
 
+  const int64_t x_size = Workspace::padded(block_rows * k);
+  const int64_t dropped_size = input_dropout(task.adapter) != nullptr ? x_size : 0;
+  const int64_t h_size = Workspace::padded(block_rows * rank);
+  const int64_t few_size = Workspace::padded(std::min(m, FEW_ROWS) * k);
   const int64_t strip_size = Workspace::padded(Strip::size(block_rows));
-  Workspace workspace(Workspace::padded(block_rows * k) + Workspace::padded(dropped_size) +
-                      2 * Workspace::padded(block_rows * rank) + Workspace::padded(FEW_ROWS * k) +
-                      threads * strip_size);
-  const ForwardScratch scratch{workspace.take(block_rows * k), workspace.take(dropped_size),
-                               workspace.take(block_rows * rank), workspace.take(block_rows * rank),
-                               workspace.take(FEW_ROWS * k)};
+  Workspace workspace(x_size + dropped_size + 2 * h_size + few_size + threads * strip_size);
+  const ForwardScratch scratch{workspace.take(x_size), workspace.take(dropped_size),
+                               workspace.take(h_size), workspace.take(h_size),
+                               workspace.take(few_size)};
   float* strips = workspace.take(threads * strip_size);
   parallel(threads, [&](int thread, int team) {
     const Strip strip(strips + thread * strip_size);
-    for (int64_t first = 0; first < m; first += ROW_BLOCK) {
-      const RowBlock block{first, std::min(ROW_BLOCK, m - first)};
-      forward_block(task, block, strip, scratch, thread, team);
-    }
+    for_row_blocks(m, strip, thread, team, [&](const RowBlock& block) {
+      forward_rows(task, block, scratch);
+      barrier(team);
+      forward_columns(task, block, scratch, share(n, TILE_COLUMNS, thread, team));
+      barrier(team);
+    });
   });
 }

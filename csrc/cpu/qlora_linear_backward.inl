@@ -21,53 +21,57 @@ inline bool is_needed(const OutputView& out) {
   return out.data != nullptr;
 }
 
-inline void backward_rows(const BackwardTask& task, const RowBlock& block, const Strip& strip,
-                          const BackwardScratch& scratch, Range rows) {
+inline void backward_rows(const BackwardTask& task, const RowBlock& block,
+                          const BackwardScratch& scratch) {
   const AdapterView& adapter = task.adapter;
+  const Range rows = block.own_rows;
   const int64_t num_rows = block.num_rows, rank = adapter.rank;
+  const bool reads_dy = is_needed(task.dx) || is_needed(task.da);
   const LeftTiles dy{scratch.dy, num_rows, task.weight.n};
-  if (is_needed(task.dx) || is_needed(task.da)) pack_left(block.of(task.dy), rows, dy);
-  if (rank > 0 && (is_needed(task.dx) || is_needed(task.da))) {
-    project_to_rank(strip, adapter, block, dy, rows, DensePanels{{adapter.b}}, scratch.dh);
+  if (reads_dy) pack_left(block.of(task.dy), rows, dy);
+  if (reads_dy && rank > 0) {
+    project_to_rank(block, adapter, dy, DensePanels{{adapter.b}}, scratch.dh);
     pack_left(as_rows(scratch.dh, num_rows, rank), rows, {scratch.dh_tiles, num_rows, rank});
     pack_left_transposed(scratch.dh, rows, {scratch.dh_transposed, rank, num_rows});
   }
   if (is_needed(task.db)) {
     const LeftTiles x{scratch.x, num_rows, task.weight.k};
     if (input_dropout(adapter) == nullptr) pack_left(block.of(task.x), rows, x);
-    compute_h(strip, adapter, block, task.x, x, rows, scratch.h);
+    compute_h(block, adapter, task.x, x, scratch.h);
     pack_left_transposed(scratch.h, rows, {scratch.h_transposed, rank, num_rows});
   }
 }
 
-// The strip of dh a has been summed: drops the input's elements that forward dropped.
-inline void mask_strip(const Strip& strip, const Dropout& dropout, const RowBlock& block,
-                       int64_t column, int64_t num_columns) {
+// The strip of dh a has been summed: drops the elements of the input that forward dropped.
+inline void mask_strip(const RowBlock& block, const Dropout& dropout, int64_t column,
+                       int64_t num_columns) {
   const int64_t count = std::min(TILE_COLUMNS, num_columns - column);
   float factors[TILE_COLUMNS];
   for (int64_t row = 0; row < block.num_rows; ++row) {
     const int64_t index = (block.first_row + row) * num_columns + column;
     dropout_factors(dropout, static_cast<uint64_t>(index), count, factors);
-    float* sums = strip.sums + row * TILE_COLUMNS;
+    float* sums = block.strip.sums + row * TILE_COLUMNS;
     for (int64_t c = 0; c < count; ++c) sums[c] *= factors[c];
   }
 }
 
-inline void backward_dx(const BackwardTask& task, const RowBlock& block, const Strip& strip,
+inline void backward_dx(const BackwardTask& task, const RowBlock& block,
                         const BackwardScratch& scratch, Range columns) {
   static const float start[TILE_COLUMNS] = {};
   const AdapterView& adapter = task.adapter;
-  const Range rows{0, block.num_rows};
+  const Strip& strip = block.strip;
   const LeftTiles dy{scratch.dy, block.num_rows, task.weight.n};
   const LeftTiles dh{scratch.dh_tiles, block.num_rows, adapter.rank};
   const WeightPanels weight{task.weight};
   for (int64_t column = columns.first; column < columns.last; column += TILE_COLUMNS) {
     begin_strip(strip, block.num_rows, start);
-    if (adapter.rank > 0) add_product(strip, dh, rows, DensePanels{{adapter.a}}, column);
-    if (const Dropout* dropout = input_dropout(adapter)) {
-      mask_strip(strip, *dropout, block, column, task.weight.k);
+    if (adapter.rank > 0) {
+      add_product(strip, dh, block.all_rows(), DensePanels{{adapter.a}}, column);
     }
-    add_product(strip, dy, rows, weight, column);
+    if (const Dropout* dropout = input_dropout(adapter)) {
+      mask_strip(block, *dropout, column, task.weight.k);
+    }
+    add_product(strip, dy, block.all_rows(), weight, column);
     store_strip(strip, block.num_rows, column, block.first_row, task.dx);
   }
 }
@@ -102,49 +106,55 @@ inline void add_column_sums(const DenseRows& source, int64_t num_rows, Range col
   }
 }
 
-inline void backward_block(const BackwardTask& task, const RowBlock& block, const Strip& strip,
-                           const BackwardScratch& scratch, int thread, int threads) {
+// The columns of every output that one thread owns.
+struct OwnColumns {
+  Range k, n;
+
+  OwnColumns(const WeightView& weight, int thread, int threads)
+      : k(share(weight.k, TILE_COLUMNS, thread, threads)),
+        n(share(weight.n, TILE_COLUMNS, thread, threads)) {}
+};
+
+inline void backward_columns(const BackwardTask& task, const RowBlock& block,
+                             const BackwardScratch& scratch, const OwnColumns& own) {
   const int64_t num_rows = block.num_rows, rank = task.adapter.rank;
-  const Range k = share(task.weight.k, TILE_COLUMNS, thread, threads);
-  const Range n = share(task.weight.n, TILE_COLUMNS, thread, threads);
-  backward_rows(task, block, strip, scratch, share(num_rows, TILE_ROWS, thread, threads));
-  barrier(threads);
-  if (is_needed(task.dx)) backward_dx(task, block, strip, scratch, k);
+  if (is_needed(task.dx)) backward_dx(task, block, scratch, own.k);
   if (is_needed(task.da)) {
     const DenseRows x = block.of(task.x, input_dropout(task.adapter));
-    add_gradient(strip, {scratch.dh_transposed, rank, num_rows}, x, k, scratch.sums.da);
+    add_gradient(block.strip, {scratch.dh_transposed, rank, num_rows}, x, own.k, scratch.sums.da);
   }
+  const DenseRows dy = block.of(task.dy);
   if (is_needed(task.db)) {
-    add_gradient(strip, {scratch.h_transposed, rank, num_rows}, block.of(task.dy), n,
-                 scratch.sums.db);
+    add_gradient(block.strip, {scratch.h_transposed, rank, num_rows}, dy, own.n, scratch.sums.db);
   }
-  if (is_needed(task.dbias)) add_column_sums(block.of(task.dy), num_rows, n, scratch.sums.dbias);
-  barrier(threads);
+  if (is_needed(task.dbias)) add_column_sums(dy, num_rows, own.n, scratch.sums.dbias);
+}
+
+// Calls body with a typed pointer to the gradient, if it is needed.
+template <class Body>
+inline void fill(const OutputView& out, const Body& body) {
+  if (!is_needed(out)) return;
+  dispatch(out.type, [&](auto* tag) { body(static_cast<decltype(tag)>(out.data)); });
 }
 
 // Rounds the finished sums of this thread's columns into the gradients.
-inline void store_gradients(const BackwardTask& task, const GradientSums& sums, int thread,
-                            int threads) {
+inline void store_gradients(const BackwardTask& task, const GradientSums& sums,
+                            const OwnColumns& own) {
   const int64_t rank = task.adapter.rank, num_k = task.weight.k, num_n = task.weight.n;
-  const Range k = share(num_k, TILE_COLUMNS, thread, threads);
-  const Range n = share(num_n, TILE_COLUMNS, thread, threads);
-  const auto fill = [](const OutputView& out, auto&& body) {
-    if (!is_needed(out)) return;
-    dispatch(out.type, [&](auto* tag) { body(static_cast<decltype(tag)>(out.data)); });
-  };
   fill(task.da, [&](auto* out) {
     for (int64_t row = 0; row < rank; ++row) {
-      convert(out + row * num_k + k.first, sums.da + row * num_k + k.first, k.size());
+      const int64_t first = row * num_k + own.k.first;
+      convert(out + first, sums.da + first, own.k.size());
     }
   });
   fill(task.db, [&](auto* out) {
-    for (int64_t row = n.first; row < n.last; ++row) {
+    for (int64_t row = own.n.first; row < own.n.last; ++row) {
       for (int64_t r = 0; r < rank; ++r)
         convert(out + row * rank + r, sums.db + r * num_n + row, 1);
     }
   });
   fill(task.dbias, [&](auto* out) {
-    for (int64_t row = n.first; row < n.last; ++row) {
+    for (int64_t row = own.n.first; row < own.n.last; ++row) {
       const float sum = static_cast<float>(sums.dbias[row]);
       convert(out + row, &sum, 1);
     }
@@ -155,37 +165,35 @@ inline void backward(const BackwardTask& task, int num_threads) {
   const int64_t m = task.dy.rows, n = task.weight.n, k = task.weight.k, rank = task.adapter.rank;
   const int64_t block_rows = std::min(m, ROW_BLOCK);
   const int threads = threads_for(m * n * k, num_threads);
-  const int64_t da_size = is_needed(task.da) ? rank * k : 0;
-  const int64_t db_size = is_needed(task.db) ? rank * n : 0;
-  const int64_t dbias_size = is_needed(task.dbias) ? 2 * n : 0;  // doubles
-  const int64_t x_size = is_needed(task.db) ? block_rows * k : 0;
-  const int64_t strip_size = Workspace::padded(Strip::size(std::max(block_rows, rank)));
 
-  Workspace workspace(Workspace::padded(da_size) + Workspace::padded(db_size) +
-                      Workspace::padded(dbias_size) + Workspace::padded(block_rows * n) +
-                      Workspace::padded(x_size) + 5 * Workspace::padded(block_rows * rank) +
+  const int64_t da_size = is_needed(task.da) ? Workspace::padded(rank * k) : 0;
+  const int64_t db_size = is_needed(task.db) ? Workspace::padded(rank * n) : 0;
+  const int64_t dbias_size = is_needed(task.dbias) ? Workspace::padded(2 * n) : 0;  // doubles
+  const int64_t dy_size = Workspace::padded(block_rows * n);
+  const int64_t x_size = is_needed(task.db) ? Workspace::padded(block_rows * k) : 0;
+  const int64_t h_size = Workspace::padded(block_rows * rank);
+  const int64_t strip_size = Workspace::padded(Strip::size(std::max(block_rows, rank)));
+  Workspace workspace(da_size + db_size + dbias_size + dy_size + x_size + 5 * h_size +
                       threads * strip_size);
-  const auto take_rank = [&] { return workspace.take(block_rows * rank); };
   const GradientSums sums{workspace.take(da_size), workspace.take(db_size),
                           reinterpret_cast<double*>(workspace.take(dbias_size))};
   std::fill(sums.da, sums.da + da_size, 0.0f);
   std::fill(sums.db, sums.db + db_size, 0.0f);
   std::fill(sums.dbias, sums.dbias + dbias_size / 2, 0.0);
-  const BackwardScratch scratch{workspace.take(block_rows * n),
-                                workspace.take(x_size),
-                                take_rank(),
-                                take_rank(),
-                                take_rank(),
-                                take_rank(),
-                                take_rank(),
-                                sums};
+  const BackwardScratch scratch{workspace.take(dy_size), workspace.take(x_size),
+                                workspace.take(h_size),  workspace.take(h_size),
+                                workspace.take(h_size),  workspace.take(h_size),
+                                workspace.take(h_size),  sums};
   float* strips = workspace.take(threads * strip_size);
   parallel(threads, [&](int thread, int team) {
     const Strip strip(strips + thread * strip_size);
-    for (int64_t first = 0; first < m; first += ROW_BLOCK) {
-      const RowBlock block{first, std::min(ROW_BLOCK, m - first)};
-      backward_block(task, block, strip, scratch, thread, team);
-    }
-    store_gradients(task, sums, thread, team);
+    const OwnColumns own(task.weight, thread, team);
+    for_row_blocks(m, strip, thread, team, [&](const RowBlock& block) {
+      backward_rows(task, block, scratch);
+      barrier(team);
+      backward_columns(task, block, scratch, own);
+      barrier(team);
+    });
+    store_gradients(task, sums, own);
   });
 }

@@ -26,16 +26,22 @@ inline int64_t first_nonfinite(const float* values, int64_t count) {
   return i;
 }
 
-// codes[0, count) = codebook code of clamp(value * factor), or of clamp(value / divisor) in a
-// ragged block, where bitsandbytes divides.
-inline void encode_block4(const Codebook& book, const Ranker& ranker, const float* values,
-                          int64_t count, bool is_ragged, float absmax, uint8_t* codes) {
-  const float factor = 1.0f / std::max(absmax, MIN_ABSMAX);
+struct Block {
+  const float* values;
+  int64_t count;
+  float absmax;
+  bool is_ragged;  // shorter than the others: bitsandbytes divides there, where it else multiplies
+};
+
+// codes[0, count) = codebook code of clamp(value * (1 / absmax)), or of clamp(value / absmax).
+inline void encode_block4(const Codebook& book, const Ranker& ranker, const Block& block,
+                          uint8_t* codes) {
+  const float factor = 1.0f / std::max(block.absmax, MIN_ABSMAX);
   const Floats one = broadcast(1.0f);
   int64_t i = 0;
-  for (; i + LANES <= count; i += LANES) {
-    const Floats value = load(values + i);
-    Floats scaled = is_ragged ? value / broadcast(absmax) : value * broadcast(factor);
+  for (; i + LANES <= block.count; i += LANES) {
+    const Floats value = load(block.values + i);
+    Floats scaled = block.is_ragged ? value / broadcast(block.absmax) : value * broadcast(factor);
     scaled = scaled > one ? one : scaled;
     scaled = scaled < -one ? -one : scaled;
     const Words ranks = ranker(scaled);
@@ -44,16 +50,16 @@ inline void encode_block4(const Codebook& book, const Ranker& ranker, const floa
   if (!book.is_sorted) {
     for (int64_t j = 0; j < i; ++j) codes[j] = book.order[codes[j]];
   }
-  for (; i < count; ++i) {
-    const float scaled = is_ragged ? values[i] / absmax : values[i] * factor;
-    codes[i] = book.encode(clamp_to_one(scaled));
+  for (; i < block.count; ++i) {
+    const float value = block.values[i];
+    codes[i] = book.encode(clamp_to_one(block.is_ragged ? value / block.absmax : value * factor));
   }
 }
 
-inline void encode_block8(const float* values, int64_t count, float absmax, uint8_t* codes) {
-  const float step = int8_step(absmax);
-  for (int64_t i = 0; i < count; ++i) {
-    codes[i] = static_cast<uint8_t>(encode_int8(values[i], step));
+inline void encode_block8(const Block& block, uint8_t* codes) {
+  const float step = int8_step(block.absmax);
+  for (int64_t i = 0; i < block.count; ++i) {
+    codes[i] = static_cast<uint8_t>(encode_int8(block.values[i], step));
   }
 }
 
@@ -80,16 +86,15 @@ inline int64_t quantize_range(const QuantizeTask& task, Range range) {
     convert(values, input + first, count);
     const uint32_t magnitude = max_magnitude(values, count);
     if (magnitude >= INFINITY_BITS) return first + first_nonfinite(values, count);
-    const bool is_ragged = count < task.block_size;
-    float absmax = float_of(magnitude);
+    Block block{values, count, float_of(magnitude), count < task.block_size};
     if (book != nullptr) {
-      if (is_ragged) absmax = std::max(absmax, MIN_ABSMAX);
-      encode_block4(*book, ranker, values, count, is_ragged, absmax, codes);
+      if (block.is_ragged) block.absmax = std::max(block.absmax, MIN_ABSMAX);
+      encode_block4(*book, ranker, block, codes);
       pack_codes(*book, codes, count, task.codes + first / 2);
     } else {
-      encode_block8(values, count, absmax, task.codes + first);
+      encode_block8(block, task.codes + first);
     }
-    task.absmax[first / task.block_size] = absmax;
+    task.absmax[first / task.block_size] = block.absmax;
   }
   return -1;
 }
