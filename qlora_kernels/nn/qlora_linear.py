@@ -78,6 +78,8 @@ class QLoRALinear(nn.Linear):
         base: Base = weight
         if config.format != "none":
             base = quantize(weight, config.format, config.block_size, config.double_quant)
+        elif not weight.is_meta and not weight.isfinite().all():
+            raise InputError("QLoRALinear: weight should be finite, was not")
         bias = None if linear.bias is None else linear.get_parameter("bias")
         layer = cls(base, bias).train(linear.training)
         if adapt:
