@@ -80,18 +80,18 @@ AdapterView adapter_view(py::handle adapter, py::handle seed, const WeightView& 
   if (adapter.is_none()) return result;
   const TensorView a = view(adapter.attr("a"), "a");
   result.rank = a.shape.empty() ? 0 : a.shape[0];
-  result.a = matrix(adapter.attr("a"), "a", result.rank, weight.k);
-  result.b = matrix(adapter.attr("b"), "b", weight.n, result.rank);
+  result.a = a.matrix(result.rank, weight.k);
+  result.b = view(adapter.attr("b"), "b").matrix(weight.n, result.rank);
   result.scaling = adapter.attr("scaling").cast<float>();
   if (seed.is_none()) return result;
   const bool on_input = adapter.attr("dropout_on").cast<std::string>() == "input";
   result.dropout_on = on_input ? DropoutOn::input : DropoutOn::rank;
-  result.dropout = dropout_of(seed, adapter.attr("dropout").cast<double>(), "seed");
+  result.dropout = dropout_of(seed, adapter.attr("dropout").cast<double>());
   return result;
 }
 
-Dropout dropout_of(py::handle seed, double p, const std::string& name) {
-  const TensorView tensor = view(seed, name);
+Dropout dropout_of(py::handle seed, double p) {
+  const TensorView tensor = view(seed, "seed");
   if (tensor.size() != 1) tensor.expect_shape({});
   if (!(p >= 0.0 && p < 1.0)) {
     throw std::invalid_argument("p: should be in [0, 1), was " + std::to_string(p));

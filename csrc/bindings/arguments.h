@@ -39,6 +39,6 @@ int block_shift_of(int64_t block_size);
 AdapterView adapter_view(py::handle adapter, py::handle seed, const WeightView& weight);
 
 // The rule of a mask: seed is an int64 tensor with one value.
-Dropout dropout_of(py::handle seed, double p, const std::string& name);
+Dropout dropout_of(py::handle seed, double p);
 
 }  // namespace qlora::bindings

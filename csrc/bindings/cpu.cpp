@@ -65,32 +65,28 @@ void dequantize(const Weight& weight, py::handle out, int num_threads) {
 
 void dropout_mask(py::handle seed, double p, py::handle out, int num_threads) {
   const TensorView target = view(out, "out");
-  const Dropout dropout = dropout_of(seed, p, "seed");
+  const Dropout dropout = dropout_of(seed, p);
   float* factors = target.as<float>();
   without_gil([&](const auto& kernels) {
     kernels.dropout_mask(dropout, factors, target.size(), checked(num_threads));
   });
 }
 
-int64_t rows_of(py::handle tensor, const char* name) {
-  const TensorView seen = view(tensor, name);
-  if (seen.shape.size() != 2) seen.expect_shape({-1, -1});
-  return seen.shape[0];
+int64_t rows_of(const TensorView& tensor) {
+  if (tensor.shape.size() != 2) tensor.expect_shape({-1, -1});
+  return tensor.shape[0];
 }
 
 void qlora_linear_forward(py::handle x, const Weight& weight, const py::tuple& adapter_and_seed,
                           py::handle bias, py::handle y, int num_threads) {
-  const int64_t m = rows_of(x, "x"), n = weight.view.n;
+  const TensorView input = view(x, "x");
+  const int64_t m = rows_of(input), n = weight.view.n, k = weight.view.k;
   cpu::ForwardTask task;
-  task.x = matrix(x, "x", m, weight.view.k);
+  task.x = input.matrix(m, k);
   task.weight = weight.view;
   task.adapter = adapter_view(adapter_and_seed[0], adapter_and_seed[1], weight.view);
-  if (!bias.is_none()) {
-    const TensorView values = view(bias, "bias");
-    values.expect_shape({n});
-    task.bias = {values.data, values.floating(), 1, n, n};
-  }
-  task.y = output(y, "y", m, n);
+  if (!bias.is_none()) task.bias = view(bias, "bias").row(n);
+  task.y = view(y, "y").output(m, n);
   without_gil([&](const auto& kernels) { kernels.forward(task, checked(num_threads)); });
 }
 
@@ -98,25 +94,23 @@ void qlora_linear_forward(py::handle x, const Weight& weight, const py::tuple& a
 void qlora_linear_backward(py::handle dy, py::handle x, const Weight& weight,
                            const py::tuple& adapter_and_seed, py::handle gradients,
                            int num_threads) {
-  const int64_t m = rows_of(dy, "dy"), n = weight.view.n, k = weight.view.k;
+  const TensorView incoming = view(dy, "dy");
+  const int64_t m = rows_of(incoming), n = weight.view.n, k = weight.view.k;
   const auto wanted = [&](const char* name, int64_t rows, int64_t columns) {
     const py::object tensor = gradients.attr(name);
-    return tensor.is_none() ? OutputView{} : output(tensor, name, rows, columns);
+    return tensor.is_none() ? OutputView{} : view(tensor, name).output(rows, columns);
   };
   cpu::BackwardTask task;
-  task.dy = matrix(dy, "dy", m, n);
+  task.dy = incoming.matrix(m, n);
   task.weight = weight.view;
   task.adapter = adapter_view(adapter_and_seed[0], adapter_and_seed[1], weight.view);
   task.dx = wanted("x", m, k);
   task.da = wanted("a", task.adapter.rank, k);
   task.db = wanted("b", n, task.adapter.rank);
   const bool reads_x = task.da.data != nullptr || task.db.data != nullptr;
-  if (reads_x) task.x = matrix(x, "x", m, k);
-  if (const py::object bias = gradients.attr("bias"); !bias.is_none()) {
-    const TensorView values = view(bias, "bias");
-    values.expect_shape({n});
-    task.dbias = {values.data, values.floating(), 1, n};
-  }
+  if (reads_x) task.x = view(x, "x").matrix(m, k);
+  const py::object bias = gradients.attr("bias");
+  if (!bias.is_none()) task.dbias = view(bias, "bias").output_row(n);
   without_gil([&](const auto& kernels) { kernels.backward(task, checked(num_threads)); });
 }
 

@@ -23,13 +23,31 @@ const char* name_of(ScalarType type) {
   return TYPES[static_cast<size_t>(type)].name;
 }
 
-[[noreturn]] void refuse(const std::string& name, const std::string& should,
-                         const std::string& was) {
-  throw std::invalid_argument(name + ": should be " + should + ", was " + was);
+[[noreturn]] void refuse(const char* name, const std::string& should, const std::string& was) {
+  throw std::invalid_argument(std::string(name) + ": should be " + should + ", was " + was);
 }
 
+// An attribute whose name is hashed once: a call reads four of each of its tensors.
+class Attribute {
+ public:
+  explicit Attribute(const char* name) : name_(PyUnicode_InternFromString(name)) {}
+
+  py::object of(py::handle object) const { return checked(PyObject_GetAttr(object.ptr(), name_)); }
+  py::object call(py::handle object) const {
+    return checked(PyObject_CallMethodNoArgs(object.ptr(), name_));
+  }
+
+ private:
+  static py::object checked(PyObject* result) {
+    if (result == nullptr) throw py::error_already_set();
+    return py::reinterpret_steal<py::object>(result);
+  }
+
+  PyObject* name_;  // never released: it lives as long as the module
+};
+
 // torch.dtype objects are singletons: compared by address.
-ScalarType type_of(py::handle tensor, const std::string& name) {
+ScalarType type_of(py::handle tensor, const char* name) {
   static const auto known = [] {
     const py::module_ torch = py::module_::import("torch");
     std::array<PyObject*, TYPES.size()> objects;
@@ -38,7 +56,8 @@ ScalarType type_of(py::handle tensor, const std::string& name) {
     }
     return objects;
   }();
-  const py::object dtype = tensor.attr("dtype");
+  static const Attribute attribute("dtype");
+  const py::object dtype = attribute.of(tensor);
   for (size_t i = 0; i < TYPES.size(); ++i) {
     if (dtype.ptr() == known[i]) return TYPES[i].type;
   }
@@ -96,33 +115,41 @@ int64_t* TensorView::as<int64_t>() const {
   return static_cast<int64_t*>(data_of(*this, ScalarType::int64));
 }
 
-TensorView view(py::handle tensor, const std::string& name) {
-  if (!tensor.attr("is_cpu").cast<bool>()) {
+MatrixView TensorView::matrix(int64_t rows, int64_t columns) const {
+  expect_shape({rows, columns});
+  return {data, floating(), rows, columns, columns};
+}
+
+MatrixView TensorView::row(int64_t columns) const {
+  expect_shape({columns});
+  return {data, floating(), 1, columns, columns};
+}
+
+OutputView TensorView::output(int64_t rows, int64_t columns) const {
+  expect_shape({rows, columns});
+  return {data, floating(), rows, columns};
+}
+
+OutputView TensorView::output_row(int64_t columns) const {
+  expect_shape({columns});
+  return {data, floating(), 1, columns};
+}
+
+TensorView view(py::handle tensor, const char* name) {
+  static const Attribute is_cpu("is_cpu"), is_contiguous("is_contiguous"), shape("shape");
+  static const Attribute data_ptr("data_ptr");
+  if (is_cpu.of(tensor).ptr() != Py_True) {
     refuse(name, "on the CPU", py::str(tensor.attr("device")));
   }
-  if (!tensor.attr("is_contiguous")().cast<bool>()) {
+  if (is_contiguous.call(tensor).ptr() != Py_True) {
     refuse(name, "contiguous", "strided " + std::string(py::str(tensor.attr("stride")())));
   }
-  TensorView result;
-  result.type = type_of(tensor, name);
-  result.name = name;
-  for (py::handle size : py::reinterpret_borrow<py::tuple>(tensor.attr("shape"))) {
+  TensorView result{nullptr, type_of(tensor, name), {}, name};
+  for (const py::handle size : py::tuple(shape.of(tensor))) {
     result.shape.push_back(size.cast<int64_t>());
   }
-  result.data = reinterpret_cast<void*>(tensor.attr("data_ptr")().cast<uintptr_t>());
+  result.data = reinterpret_cast<void*>(data_ptr.call(tensor).cast<uintptr_t>());
   return result;
-}
-
-MatrixView matrix(py::handle tensor, const std::string& name, int64_t rows, int64_t columns) {
-  const TensorView seen = view(tensor, name);
-  seen.expect_shape({rows, columns});
-  return {seen.data, seen.floating(), rows, columns, columns};
-}
-
-OutputView output(py::handle tensor, const std::string& name, int64_t rows, int64_t columns) {
-  const TensorView seen = view(tensor, name);
-  seen.expect_shape({rows, columns});
-  return {seen.data, seen.floating(), rows, columns};
 }
 
 }  // namespace qlora::bindings

@@ -17,26 +17,28 @@ namespace py = pybind11;
 
 enum class ScalarType : uint8_t { float32, bfloat16, float16, uint8, int64 };
 
-// A contiguous CPU tensor. Valid while the Python object lives.
+// A contiguous CPU tensor, valid while the Python object lives. Its methods raise a ValueError
+// `name: should be ..., was ...` unless it is what they ask for.
 struct TensorView {
   void* data;
   ScalarType type;
   std::vector<int64_t> shape;
-  std::string name;  // for messages: "dequantize: out"
+  const char* name;
 
   int64_t size() const;
-
-  // These raise a ValueError unless the tensor is what is asked for.
+  void expect_shape(const std::vector<int64_t>& expected) const;
+  ElementType floating() const;
   template <class Element>
   Element* as() const;
-  ElementType floating() const;
-  void expect_shape(const std::vector<int64_t>& expected) const;
+
+  // A floating-point [rows, columns] to read or to write, and a vector as one row.
+  MatrixView matrix(int64_t rows, int64_t columns) const;
+  MatrixView row(int64_t columns) const;
+  OutputView output(int64_t rows, int64_t columns) const;
+  OutputView output_row(int64_t columns) const;
 };
 
 // Throws ValueError `name: should be ..., was ...` unless the tensor is contiguous and on the CPU.
-TensorView view(py::handle tensor, const std::string& name);
-
-MatrixView matrix(py::handle tensor, const std::string& name, int64_t rows, int64_t columns);
-OutputView output(py::handle tensor, const std::string& name, int64_t rows, int64_t columns);
+TensorView view(py::handle tensor, const char* name);
 
 }  // namespace qlora::bindings
