@@ -18,9 +18,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTra
 from transformers import logging as transformers_logging
 
 import qlora_kernels as qk
-from qlora.files import whole_folder
 from qlora_kernels.checks import check_choice
 from qlora_kernels.errors import InputError
+from qlora_kernels.files import whole_folder
 
 logger = logging.getLogger(__name__)
 

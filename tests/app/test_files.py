@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-from qlora.files import replace_folder, whole_folder, write_atomically, write_text
 from qlora_kernels import files
 from qlora_kernels.errors import InputError
+from qlora_kernels.files import replace_folder, whole_folder, write_atomically, write_text
 
 
 def test_a_file_is_written_and_its_folders_made(tmp_path):

@@ -15,7 +15,7 @@ from random import Random
 from typing import Generic, TypeVar
 
 from qlora.demo.sentences import Grammar, Template
-from qlora.files import write_text
+from qlora_kernels.files import write_text
 
 T = TypeVar("T")
 

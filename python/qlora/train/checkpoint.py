@@ -19,12 +19,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import qlora_kernels as qk
-from qlora.files import whole_folder
 from qlora.train import randomness
 from qlora.train.identity import Identity, differences
 from qlora.train.run import Run, RunFiles
 from qlora.train.state import TrainState
 from qlora_kernels.errors import InputError
+from qlora_kernels.files import whole_folder
 
 PREFIX, MANIFEST, OPTIMIZER = "checkpoint-", "checkpoint.json", "optimizer.safetensors"
 

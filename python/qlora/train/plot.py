@@ -7,8 +7,8 @@ import numpy
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from qlora.files import write_atomically
 from qlora.train.rows import EvaluationRow, Row, StepRow, WarningRow
+from qlora_kernels.files import write_atomically
 
 TRAIN, VALIDATION, WARNING, QUIET = "#2f6fb0", "#d1661f", "#b3202c", "#8a8f98"
 WIDE = 20.0  # norms that differ by more are drawn on a logarithmic axis

@@ -6,7 +6,6 @@ from pathlib import Path
 from rich.console import Console
 
 import qlora_kernels as qk
-from qlora.files import write_text
 from qlora.settings import to_yaml
 from qlora.train.checkpoint import latest
 from qlora.train.interrupts import Interrupts
@@ -24,6 +23,7 @@ from qlora.train.run import Run
 from qlora.train.settings import TrainSettings
 from qlora.train.state import TrainState
 from qlora.train.step import Diverged
+from qlora_kernels.files import write_text
 
 
 def train(settings: TrainSettings, console: Console | None = None) -> TrainResult:
