@@ -4,6 +4,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("qlora_kernels").setLevel(logging.WARNING)
     console = Console(highlight=False)
     try:
-        model = fetch_model(console.print)
+        model = fetch_model(partial(console.print, soft_wrap=True))
         experiment = Experiment(model, options.output, options.seed, options.steps)
         return Story(experiment, console).tell()
     except InputError as error:

@@ -11,6 +11,7 @@ import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -21,9 +22,9 @@ from qlora.demo.experiment import STEPS, Experiment
 from qlora.demo.fetch import fetch_model
 from qlora.demo.provenance import provenance
 from qlora.evaluate import EvaluateSettings, evaluate_file
-from qlora.files import write_text
 from qlora.train.trainer import train
 from qlora_kernels.errors import InputError
+from qlora_kernels.files import write_text
 
 Format = Literal["nf4", "none"]
 NAMES: dict[Format, str] = {"nf4": "QLoRA, NF4 base", "none": "LoRA, 16-bit base"}
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("qlora_kernels").setLevel(logging.WARNING)
     console = Console(highlight=False)
     try:
-        model = fetch_model(console.print)
+        model = fetch_model(partial(console.print, soft_wrap=True))
         outcomes = []
         for experiment in experiments(model, options):
             if (outcome := run_once(experiment, console)) is None:

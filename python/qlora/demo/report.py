@@ -9,8 +9,8 @@ from time import perf_counter
 
 from rich.table import Table
 
-from qlora.files import write_text
 from qlora.train.progress import clock
+from qlora_kernels.files import write_text
 
 
 @dataclass(frozen=True)
