@@ -13,11 +13,13 @@ constexpr int64_t NESTED_BLOCK = 256;  // scales per nested block
 // The nearest entry of a sorted map; ties go to the lower code. Exact: the sum of two entries of
 // the dynamic map, and twice a float, have no rounding in double.
 inline uint8_t nearest_code8(const float* map, float scaled) {
-  const float* above = std::lower_bound(map, map + NUM_CODES8, scaled);
-  if (above == map) return 0;
-  if (above == map + NUM_CODES8) return NUM_CODES8 - 1;
-  const bool lower = 2.0 * scaled <= static_cast<double>(above[-1]) + above[0];
-  return static_cast<uint8_t>(above - map - (lower ? 1 : 0));
+  int below = 0;  // the last entry that is not above, or 0
+  for (int step = NUM_CODES8 / 2; step > 0; step /= 2) {
+    below += step * (map[below + step] <= scaled);  // No branch: half of them would go wrong.
+  }
+  if (below == NUM_CODES8 - 1) return static_cast<uint8_t>(below);
+  const bool is_lower = 2.0 * scaled <= static_cast<double>(map[below]) + map[below + 1];
+  return static_cast<uint8_t>(is_lower ? below : below + 1);
 }
 
 // A double-quantized scale: a product and a sum, each rounded.

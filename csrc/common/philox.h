@@ -7,25 +7,30 @@
 
 namespace qlora {
 
+constexpr int PHILOX_ROUNDS = 10;
+constexpr uint32_t PHILOX_FACTOR0 = 0xD2511F53u, PHILOX_FACTOR2 = 0xCD9E8D57u;
+constexpr uint32_t PHILOX_KEY_STEP0 = 0x9E3779B9u, PHILOX_KEY_STEP1 = 0xBB67AE85u;
+
 struct Philox4x32 {
   uint32_t word[4];
 };
 
 inline Philox4x32 philox4x32_10(Philox4x32 counter, uint32_t key0, uint32_t key1) {
-  for (int round = 0; round < 10; ++round) {
-    const uint64_t product0 = uint64_t{0xD2511F53u} * counter.word[0];
-    const uint64_t product1 = uint64_t{0xCD9E8D57u} * counter.word[2];
-    counter = {{static_cast<uint32_t>(product1 >> 32) ^ counter.word[1] ^ key0,
-                static_cast<uint32_t>(product1),
+  for (int round = 0; round < PHILOX_ROUNDS; ++round) {
+    const uint64_t product0 = uint64_t{PHILOX_FACTOR0} * counter.word[0];
+    const uint64_t product2 = uint64_t{PHILOX_FACTOR2} * counter.word[2];
+    counter = {{static_cast<uint32_t>(product2 >> 32) ^ counter.word[1] ^ key0,
+                static_cast<uint32_t>(product2),
                 static_cast<uint32_t>(product0 >> 32) ^ counter.word[3] ^ key1,
                 static_cast<uint32_t>(product0)}};
-    key0 += 0x9E3779B9u;
-    key1 += 0xBB67AE85u;
+    key0 += PHILOX_KEY_STEP0;
+    key1 += PHILOX_KEY_STEP1;
   }
   return counter;
 }
 
-// One dropout decision rule. Kept iff the first Philox word of counter (i, 0, 0) is >= threshold.
+// One dropout mask. An element is kept iff the first Philox word of counter (i, 0, 0) is >=
+// threshold.
 struct Dropout {
   uint64_t seed = 0;
   uint32_t threshold = 0;  // floor(p * 2^32)

@@ -41,7 +41,7 @@ struct DenseRows {
     if (dropout == nullptr) return;
     float factors[DEPTH];
     const int64_t index = row * matrix.columns + column;
-    dropout_factors(*dropout, static_cast<uint64_t>(index), count, factors);
+    dropout_factors(*dropout, index, count, factors);
     for (int64_t i = 0; i < count; ++i) target[i] *= factors[i];
   }
 };

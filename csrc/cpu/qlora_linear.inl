@@ -34,6 +34,21 @@ inline DenseRows as_rows(const float* data, int64_t rows, int64_t columns) {
   return {{data, ElementType::float32, rows, columns, columns}, 0, nullptr};
 }
 
+// Multiplies this thread's rows of h or dh by scaling, and by the mask where dropout is on the
+// rank.
+inline void scale_and_drop(const RowBlock& block, const AdapterView& adapter, float* projected) {
+  const int64_t last = block.own_rows.last * adapter.rank;
+  for (int64_t i = block.own_rows.first * adapter.rank, count; i < last; i += count) {
+    count = std::min(DEPTH, last - i);
+    float factors[DEPTH];
+    std::fill(factors, factors + count, 1.0f);
+    if (adapter.dropout_on == DropoutOn::rank) {
+      dropout_factors(adapter.dropout, block.first_row * adapter.rank + i, count, factors);
+    }
+    for (int64_t j = 0; j < count; ++j) projected[i + j] *= adapter.scaling * factors[j];
+  }
+}
+
 // projected[row] = scaling * mask * (left right), for this thread's rows: h in forward, dh in
 // backward. The mask falls on the output, [m, rank], where dropout is on the rank.
 template <class Right>
@@ -47,11 +62,7 @@ inline void project_to_rank(const RowBlock& block, const AdapterView& adapter,
     add_product(block.strip, left, rows, right, column);
     store_strip(block.strip, rows.size(), column, rows.first, out);
   }
-  const bool masked = adapter.dropout_on == DropoutOn::rank;
-  for (int64_t i = rows.first * adapter.rank; i < rows.last * adapter.rank; ++i) {
-    const auto index = static_cast<uint64_t>(block.first_row * adapter.rank + i);
-    projected[i] *= masked ? adapter.scaling * adapter.dropout.factor(index) : adapter.scaling;
-  }
+  scale_and_drop(block, adapter, projected);
 }
 
 // Dropout of the input of A, or null.

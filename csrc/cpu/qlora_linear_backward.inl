@@ -49,7 +49,7 @@ inline void mask_strip(const RowBlock& block, const Dropout& dropout, int64_t co
   float factors[TILE_COLUMNS];
   for (int64_t row = 0; row < block.num_rows; ++row) {
     const int64_t index = (block.first_row + row) * num_columns + column;
-    dropout_factors(dropout, static_cast<uint64_t>(index), count, factors);
+    dropout_factors(dropout, index, count, factors);
     float* sums = block.strip.sums + row * TILE_COLUMNS;
     for (int64_t c = 0; c < count; ++c) sums[c] *= factors[c];
   }

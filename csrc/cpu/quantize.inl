@@ -44,8 +44,7 @@ inline void encode_block4(const Codebook& book, const Ranker& ranker, const Bloc
     Floats scaled = block.is_ragged ? value / broadcast(block.absmax) : value * broadcast(factor);
     scaled = scaled > one ? one : scaled;
     scaled = scaled < -one ? -one : scaled;
-    const Words ranks = ranker(scaled);
-    for (int lane = 0; lane < LANES; ++lane) codes[i + lane] = static_cast<uint8_t>(ranks[lane]);
+    store_bytes(codes + i, ranker(scaled));
   }
   if (!book.is_sorted) {
     for (int64_t j = 0; j < i; ++j) codes[j] = book.order[codes[j]];

@@ -26,7 +26,7 @@ inline void store(BFloat16* target, Floats values) {
   const Words rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
   const Words quiet = bits >> 16 | 0x40u;
   const Words is_nan = reinterpret_cast<Words>((bits & 0x7fffffffu) > 0x7f800000u);
-  const HalfWords half = __builtin_convertvector((is_nan & quiet) | (~is_nan & rounded), HalfWords);
+  const HalfWords half = narrow((is_nan & quiet) | (~is_nan & rounded));
   std::memcpy(target, &half, sizeof half);
 }
 inline void store(Float16* target, Floats values) {

@@ -17,6 +17,17 @@ inline Floats fused_multiply_add(Floats a, Floats b, Floats c) {
   return _mm256_fmadd_ps(a, b, c);
 }
 
+// Lanes below 2^16, and below 2^8, in fewer bits.
+inline HalfWords narrow(Words values) {
+  const __m256i lanes = reinterpret_cast<__m256i>(values);
+  return reinterpret_cast<HalfWords>(
+      _mm_packus_epi32(_mm256_castsi256_si128(lanes), _mm256_extracti128_si256(lanes, 1)));
+}
+inline void store_bytes(uint8_t* target, Words values) {
+  const __m128i halves = reinterpret_cast<__m128i>(narrow(values));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(target), _mm_packus_epi16(halves, halves));
+}
+
 inline float sum_of_lanes(Floats values) {
   __m128 sums = _mm_add_ps(_mm256_castps256_ps128(values), _mm256_extractf128_ps(values, 1));
   sums = _mm_add_ps(sums, _mm_movehl_ps(sums, sums));
@@ -29,6 +40,16 @@ inline Floats load_float16(const Float16* source) {
 inline void store_float16(Float16* target, Floats values) {
   const __m128i half = _mm256_cvtps_ph(values, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   _mm_storeu_si128(reinterpret_cast<__m128i*>(target), half);
+}
+
+// The low and high words of each lane's 64-bit product with one factor.
+inline void multiply_wide(Words values, uint32_t factor, Words& low, Words& high) {
+  const __m256i lanes = reinterpret_cast<__m256i>(values);
+  const __m256i factors = _mm256_set1_epi32(static_cast<int>(factor));
+  const __m256i even = _mm256_mul_epu32(lanes, factors);
+  const __m256i odd = _mm256_mul_epu32(_mm256_srli_epi64(lanes, 32), factors);
+  low = reinterpret_cast<Words>(_mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xAA));
+  high = reinterpret_cast<Words>(_mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA));
 }
 
 // Sixteen floats that are looked up by the low four bits of each lane; the other bits are ignored.

@@ -17,6 +17,14 @@ inline Floats fused_multiply_add(Floats a, Floats b, Floats c) {
   return a * b + c;
 }
 
+// Lanes below 2^16, and below 2^8, in fewer bits.
+inline HalfWords narrow(Words values) {
+  return __builtin_convertvector(values, HalfWords);
+}
+inline void store_bytes(uint8_t* target, Words values) {
+  for (int i = 0; i < LANES; ++i) target[i] = static_cast<uint8_t>(values[i]);
+}
+
 inline float sum_of_lanes(Floats values) {
   return (values[0] + values[2]) + (values[1] + values[3]);
 }
@@ -26,6 +34,19 @@ inline Floats load_float16(const Float16* source) {
 }
 inline void store_float16(Float16* target, Floats values) {
   for (int i = 0; i < LANES; ++i) target[i] = from_float<Float16>(values[i]);
+}
+
+// The low and high words of each lane's 64-bit product with one factor.
+inline void multiply_wide(Words values, uint32_t factor, Words& low, Words& high) {
+  uint32_t lanes[LANES], lows[LANES], highs[LANES];
+  std::memcpy(lanes, &values, sizeof lanes);
+  for (int i = 0; i < LANES; ++i) {
+    const uint64_t product = uint64_t{lanes[i]} * factor;
+    lows[i] = static_cast<uint32_t>(product);
+    highs[i] = static_cast<uint32_t>(product >> 32);
+  }
+  std::memcpy(&low, lows, sizeof low);
+  std::memcpy(&high, highs, sizeof high);
 }
 
 // Sixteen floats that are looked up by the low four bits of each lane; the other bits are ignored.
