@@ -8,9 +8,7 @@ from qlora.demo.intents import Parts, Row, make_rows, write_rows
 from qlora.train.settings import TrainSettings
 
 STEPS = 80
-SENTENCES_PER_STEP = (
-    36  # they fill the two rows of a step: a sentence and its intent take 14 tokens
-)
+SENTENCES_PER_STEP = 36  # of about 14 tokens, the intent included; a step takes 512
 
 
 @dataclass(frozen=True)
