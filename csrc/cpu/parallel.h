@@ -22,11 +22,16 @@ inline Range share(int64_t size, int64_t grain, int thread, int threads) {
   return {std::min(first, size), std::min(last, size)};
 }
 
-// Below this many multiply-adds (or decoded values) waking a thread costs more than it brings.
-constexpr int64_t WORK_PER_THREAD = 1 << 15;
+// Below this many decoded values waking a thread costs more than it brings.
+constexpr int64_t VALUES_PER_THREAD = 1 << 15;
 
-inline int threads_for(int64_t work, int num_threads) {
-  return static_cast<int>(std::clamp<int64_t>(work / WORK_PER_THREAD, 1, num_threads));
+inline int threads_for(int64_t num_values, int num_threads) {
+  return static_cast<int>(std::clamp<int64_t>(num_values / VALUES_PER_THREAD, 1, num_threads));
+}
+
+// A product with m rows: eight rows take as long as decoding.
+inline int threads_for_product(int64_t m, int64_t n, int64_t k, int num_threads) {
+  return threads_for(n * k / 8 * (m + 8), num_threads);
 }
 
 // Calls body(thread, threads) on every thread; nothing of OpenMP is touched for one thread, since a

@@ -131,7 +131,7 @@ inline void forward(const ForwardTask& task, int num_threads) {
   const int64_t m = task.x.rows, n = task.weight.n, k = task.weight.k;
   const int64_t rank = task.adapter.rank;
   const int64_t block_rows = std::min(m, ROW_BLOCK);
-  const int threads = threads_for(m * n * k, num_threads);
+  const int threads = threads_for_product(m, n, k, num_threads);
 
   const int64_t x_size = Workspace::padded(block_rows * k);
   const int64_t dropped_size = input_dropout(task.adapter) != nullptr ? x_size : 0;

@@ -164,7 +164,7 @@ inline void store_gradients(const BackwardTask& task, const GradientSums& sums,
 inline void backward(const BackwardTask& task, int num_threads) {
   const int64_t m = task.dy.rows, n = task.weight.n, k = task.weight.k, rank = task.adapter.rank;
   const int64_t block_rows = std::min(m, ROW_BLOCK);
-  const int threads = threads_for(m * n * k, num_threads);
+  const int threads = threads_for_product(m, n, k, num_threads);
 
   const int64_t da_size = is_needed(task.da) ? Workspace::padded(rank * k) : 0;
   const int64_t db_size = is_needed(task.db) ? Workspace::padded(rank * n) : 0;
