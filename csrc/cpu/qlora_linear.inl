@@ -5,7 +5,7 @@
 // decodes the rows of W that belong to its columns: every code is decoded once per row block, into
 // L1.
 
-constexpr int64_t ROW_BLOCK = 128 * TILE_ROWS;
+constexpr int64_t ROW_BLOCK = 64 * TILE_ROWS;
 
 // A row block, the rows of it that one thread packs and projects, and where it sums its strips.
 struct RowBlock {
