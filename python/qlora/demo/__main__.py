@@ -36,10 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         experiment = Experiment(model, options.output, options.seed, options.steps)
         return Story(experiment, console).tell()
     except InputError as error:
-        print(f"qlora demo: {error}", file=sys.stderr)
+        print(f"qlora: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("qlora demo: interrupted", file=sys.stderr)
+        print("qlora: interrupted", file=sys.stderr)
         return 130
 
 

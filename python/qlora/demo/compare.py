@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return 130
             outcomes.append(outcome)
     except InputError as error:
-        print(f"qlora demo: {error}", file=sys.stderr)
+        print(f"qlora: {error}", file=sys.stderr)
         return 2
     summaries = summarize(outcomes)
     console.print(describe(summaries))

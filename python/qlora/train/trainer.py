@@ -7,6 +7,7 @@ from rich.console import Console
 
 import qlora_kernels as qk
 from qlora.settings import to_yaml
+from qlora.train.alone import alone_in
 from qlora.train.checkpoint import latest
 from qlora.train.interrupts import Interrupts
 from qlora.train.loop import train_loop
@@ -17,7 +18,7 @@ from qlora.train.prepare import prepare
 from qlora.train.progress import ScreenProgress
 from qlora.train.report import describe_start
 from qlora.train.result import TrainResult
-from qlora.train.resume import find_place
+from qlora.train.resume import Place, find_place
 from qlora.train.rows import Sink, StepRow, WarningRow
 from qlora.train.run import Run
 from qlora.train.settings import TrainSettings
@@ -34,8 +35,14 @@ def train(settings: TrainSettings, console: Console | None = None) -> TrainResul
     """
     place = find_place(settings)
     run, state, metrics_bytes = prepare(settings, place)
-    model = qk.nn.describe(run.model)
-    run.files.folder.mkdir(parents=True, exist_ok=True)
+    with alone_in(run.files.folder):
+        return _train(run, state, metrics_bytes, place, console)
+
+
+def _train(
+    run: Run, state: TrainState, metrics_bytes: int, place: Place, console: Console | None
+) -> TrainResult:
+    settings, model = run.settings, qk.nn.describe(run.model)
     write_text(run.files.settings, to_yaml(replace(settings, resume=None, output=run.files.folder)))
     if console:
         console.print(describe_start(run, model, place.checkpoint), soft_wrap=True, highlight=False)

