@@ -48,7 +48,7 @@ def _draw_loss(axes: Axes, steps: list[StepRow], evaluations: list[EvaluationRow
             color=VALIDATION,
             marker="o",
             markersize=4,
-            linewidth=1.4,
+            linewidth=1.4 if len(evaluations) > 2 else 0,  # two points are no curve
             label="validation",
         )
         best = min(evaluations, key=lambda row: row.loss)
