@@ -18,8 +18,8 @@ inline void dequantize_range(const WeightView& weight, int64_t first, int64_t la
 
 inline void dequantize(const WeightView& weight, const OutputView& out, int num_threads) {
   const int64_t size = weight.n * weight.k;
-  parallel(threads_for(size, num_threads), [&](int thread, int threads) {
-    const Range range = share(size, DECODE_PIECE, thread, threads);
+  parallel(threads_for(size, num_threads), [&](const Team& team) {
+    const Range range = team.share_of(size, DECODE_PIECE);
     dispatch(out.type, [&](auto* tag) {
       dequantize_range(weight, range.first, range.last, static_cast<decltype(tag)>(out.data));
     });

@@ -40,8 +40,8 @@ inline void dropout_factors(const Dropout& dropout, int64_t first, int64_t count
 }
 
 inline void dropout_mask(const Dropout& dropout, float* out, int64_t size, int num_threads) {
-  parallel(threads_for(size, num_threads), [&](int thread, int threads) {
-    const Range range = share(size, DECODE_PIECE, thread, threads);
+  parallel(threads_for(size, num_threads), [&](const Team& team) {
+    const Range range = team.share_of(size, DECODE_PIECE);
     dropout_factors(dropout, range.first, range.size(), out + range.first);
   });
 }

@@ -1,11 +1,13 @@
 // y = x W^T + h b^T + bias,  h = s drop(x a^T) or s drop(x) a^T
 //
-// Rows of x go in blocks of ROW_BLOCK. A block is packed once, by its rows shared among the
-// threads, each of which computes h for its rows; then the threads share the columns of y, and each
-// decodes the rows of W that belong to its columns: every code is decoded once per row block, into
-// L1.
+// Rows of x go in blocks. The threads share the rows of a block, pack them and compute their h;
+// then they share the columns of y, and each decodes the rows of W that belong to its columns:
+// every code is decoded once per row block, into L1.
 
-constexpr int64_t ROW_BLOCK = 64 * TILE_ROWS;
+// Rows of a block: fewer of deep ones, which would not stay in the last-level cache and its TLB.
+inline int64_t rows_per_block(int64_t m, int64_t depth) {
+  return std::min(m, (depth <= 2048 ? 128 : 64) * TILE_ROWS);
+}
 
 // A row block, the rows of it that one thread packs and projects, and where it sums its strips.
 struct RowBlock {
@@ -19,13 +21,13 @@ struct RowBlock {
   Range all_rows() const { return {0, num_rows}; }
 };
 
-// Calls body(block) for each row block of m rows, as one thread of a team sees it.
+// Calls body(block) for each block of rows_each of the m rows, as one thread of a team sees it.
 template <class Body>
-inline void for_row_blocks(int64_t m, const Strip& strip, int thread, int threads,
+inline void for_row_blocks(int64_t m, int64_t rows_each, const Strip& strip, const Team& team,
                            const Body& body) {
-  for (int64_t first = 0; first < m; first += ROW_BLOCK) {
-    const int64_t num_rows = std::min(ROW_BLOCK, m - first);
-    body(RowBlock{first, num_rows, share(num_rows, TILE_ROWS, thread, threads), strip});
+  for (int64_t first = 0; first < m; first += rows_each) {
+    const int64_t num_rows = std::min(rows_each, m - first);
+    body(RowBlock{first, num_rows, team.share_of(num_rows, TILE_ROWS), strip});
   }
 }
 
@@ -34,8 +36,7 @@ inline DenseRows as_rows(const float* data, int64_t rows, int64_t columns) {
   return {{data, ElementType::float32, rows, columns, columns}, 0, nullptr};
 }
 
-// Multiplies this thread's rows of h or dh by scaling, and by the mask where dropout is on the
-// rank.
+// Multiplies this thread's rows of h or dh by scaling, and by the mask if it falls on the rank.
 inline void scale_and_drop(const RowBlock& block, const AdapterView& adapter, float* projected) {
   const int64_t last = block.own_rows.last * adapter.rank;
   for (int64_t i = block.own_rows.first * adapter.rank, count; i < last; i += count) {
@@ -130,7 +131,7 @@ inline void forward_columns(const ForwardTask& task, const RowBlock& block,
 inline void forward(const ForwardTask& task, int num_threads) {
   const int64_t m = task.x.rows, n = task.weight.n, k = task.weight.k;
   const int64_t rank = task.adapter.rank;
-  const int64_t block_rows = std::min(m, ROW_BLOCK);
+  const int64_t block_rows = rows_per_block(m, k);
   const int threads = threads_for_product(m, n, k, num_threads);
 
   const int64_t x_size = Workspace::padded(block_rows * k);
@@ -143,13 +144,13 @@ inline void forward(const ForwardTask& task, int num_threads) {
                                workspace.take(h_size), workspace.take(h_size),
                                workspace.take(few_size)};
   float* strips = workspace.take(threads * strip_size);
-  parallel(threads, [&](int thread, int team) {
-    const Strip strip(strips + thread * strip_size);
-    for_row_blocks(m, strip, thread, team, [&](const RowBlock& block) {
+  parallel(threads, [&](const Team& team) {
+    const Strip strip(strips + team.thread * strip_size);
+    for_row_blocks(m, block_rows, strip, team, [&](const RowBlock& block) {
       forward_rows(task, block, scratch);
-      barrier(team);
-      forward_columns(task, block, scratch, share(n, TILE_COLUMNS, thread, team));
-      barrier(team);
+      team.wait();
+      forward_columns(task, block, scratch, team.share_of(n, TILE_COLUMNS));
+      team.wait();
     });
   });
 }

@@ -110,9 +110,8 @@ inline void add_column_sums(const DenseRows& source, int64_t num_rows, Range col
 struct OwnColumns {
   Range k, n;
 
-  OwnColumns(const WeightView& weight, int thread, int threads)
-      : k(share(weight.k, TILE_COLUMNS, thread, threads)),
-        n(share(weight.n, TILE_COLUMNS, thread, threads)) {}
+  OwnColumns(const WeightView& weight, const Team& team)
+      : k(team.share_of(weight.k, TILE_COLUMNS)), n(team.share_of(weight.n, TILE_COLUMNS)) {}
 };
 
 inline void backward_columns(const BackwardTask& task, const RowBlock& block,
@@ -163,7 +162,7 @@ inline void store_gradients(const BackwardTask& task, const GradientSums& sums,
 
 inline void backward(const BackwardTask& task, int num_threads) {
   const int64_t m = task.dy.rows, n = task.weight.n, k = task.weight.k, rank = task.adapter.rank;
-  const int64_t block_rows = std::min(m, ROW_BLOCK);
+  const int64_t block_rows = rows_per_block(m, std::max(n, k));
   const int threads = threads_for_product(m, n, k, num_threads);
 
   const int64_t da_size = is_needed(task.da) ? Workspace::padded(rank * k) : 0;
@@ -185,14 +184,14 @@ inline void backward(const BackwardTask& task, int num_threads) {
                                 workspace.take(h_size),  workspace.take(h_size),
                                 workspace.take(h_size),  sums};
   float* strips = workspace.take(threads * strip_size);
-  parallel(threads, [&](int thread, int team) {
-    const Strip strip(strips + thread * strip_size);
-    const OwnColumns own(task.weight, thread, team);
-    for_row_blocks(m, strip, thread, team, [&](const RowBlock& block) {
+  parallel(threads, [&](const Team& team) {
+    const Strip strip(strips + team.thread * strip_size);
+    const OwnColumns own(task.weight, team);
+    for_row_blocks(m, block_rows, strip, team, [&](const RowBlock& block) {
       backward_rows(task, block, scratch);
-      barrier(team);
+      team.wait();
       backward_columns(task, block, scratch, own);
-      barrier(team);
+      team.wait();
     });
     store_gradients(task, sums, own);
   });

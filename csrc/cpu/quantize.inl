@@ -100,8 +100,8 @@ inline int64_t quantize_range(const QuantizeTask& task, Range range) {
 
 inline int64_t quantize(const QuantizeTask& task, int num_threads) {
   std::atomic<int64_t> first_bad{INT64_MAX};
-  parallel(threads_for(task.size, num_threads), [&](int thread, int threads) {
-    const Range range = share(task.size, task.block_size, thread, threads);
+  parallel(threads_for(task.size, num_threads), [&](const Team& team) {
+    const Range range = team.share_of(task.size, task.block_size);
     int64_t bad = -1;
     dispatch(task.type, [&](auto* tag) {
       bad = quantize_range<std::remove_pointer_t<decltype(tag)>>(task, range);
@@ -115,8 +115,8 @@ inline int64_t quantize(const QuantizeTask& task, int num_threads) {
 
 // Double quantization of block scales: centred on `offset`, 256 to a nested block.
 inline void quantize_scales(const ScalesTask& task, int num_threads) {
-  parallel(threads_for(task.size * 16, num_threads), [&](int thread, int threads) {
-    const Range range = share(task.size, NESTED_BLOCK, thread, threads);
+  parallel(threads_for(task.size * 16, num_threads), [&](const Team& team) {
+    const Range range = team.share_of(task.size, NESTED_BLOCK);
     for (int64_t first = range.first; first < range.last; first += NESTED_BLOCK) {
       const int64_t count = std::min(NESTED_BLOCK, range.last - first);
       float centred[NESTED_BLOCK];
