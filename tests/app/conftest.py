@@ -6,7 +6,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from qlora import models
+
 TINY = Path(__file__).parents[1] / "fixtures" / "tiny_shakespeare_llama"
+
+
+@pytest.fixture(autouse=True)
+def _float32(monkeypatch, tmp_path):
+    """The same arithmetic on every machine; tests of bf16 ask for it."""
+    monkeypatch.setattr(models, "CPUINFO", tmp_path / "no-cpuinfo")
 
 
 @pytest.fixture(scope="session")
