@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from qlora_kernels.formats import Adapter, Base, QuantizedTensor
+from qlora_kernels.formats import Adapter, Base
 from qlora_kernels.formats.quantized_tensor import SCHEMA as BASE_SCHEMA
 from qlora_kernels.formats.quantized_tensor import flatten, unflatten
 
@@ -78,8 +78,3 @@ class Call:
     def out_features(self) -> int:
         """n."""
         return self.base.shape[0]
-
-    @property
-    def quantized(self) -> bool:
-        """Whether the base holds codes."""
-        return isinstance(self.base, QuantizedTensor)
