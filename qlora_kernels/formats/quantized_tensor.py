@@ -18,7 +18,13 @@ from typing import Any
 import torch
 
 from qlora_kernels.errors import InputError
-from qlora_kernels.formats.codebooks import BLOCK_SIZES, FORMATS, NESTED_BLOCK_SIZE, dynamic_map
+from qlora_kernels.formats.codebooks import (
+    BLOCK_SIZES,
+    FORMATS,
+    NESTED_BLOCK_SIZE,
+    codebook,
+    dynamic_map,
+)
 
 # The flat form in which a torch operator takes a base weight; `flatten` and `unflatten` follow it.
 SCHEMA = (
@@ -96,6 +102,11 @@ class QuantizedTensor:
         centred = dynamic_map(self.scales.device)[self.scales.long()]
         per_block = self.nested_absmax.repeat_interleave(NESTED_BLOCK_SIZE)[: centred.numel()]
         return centred * per_block + self.nested_offset
+
+    @property
+    def code_values(self) -> torch.Tensor:
+        """What the codes of a 4-bit format stand for, float32 [16] by code, beside the codes."""
+        return codebook(self.format, self.device)
 
     def numel(self) -> int:
         """Number of weights."""

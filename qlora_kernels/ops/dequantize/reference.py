@@ -3,7 +3,7 @@
 import torch
 
 from qlora_kernels.formats import QuantizedTensor
-from qlora_kernels.formats.codebooks import FORMATS, INT8_MAX, codebook
+from qlora_kernels.formats.codebooks import FORMATS, INT8_MAX
 
 BACKEND = "reference"
 
@@ -23,7 +23,7 @@ def values(q: QuantizedTensor) -> torch.Tensor:
     count = q.numel()
     if FORMATS[q.format].codebook:
         nibbles = torch.cat([q.codes >> 4, q.codes & 15], dim=1).view(-1)
-        unscaled, scales = codebook(q.format, q.device)[nibbles.long()], q.absmax
+        unscaled, scales = q.code_values[nibbles.long()], q.absmax
     else:
         unscaled, scales = q.codes.view(torch.int8).view(-1).float(), q.absmax / INT8_MAX
     per_value = scales.repeat_interleave(q.block_size)[:count]
