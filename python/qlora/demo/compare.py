@@ -18,10 +18,10 @@ from typing import Literal
 from rich.console import Console
 from rich.table import Table
 
-from qlora.demo.experiment import STEPS, Experiment
+from qlora.demo.experiment import PACKAGES, STEPS, Experiment
 from qlora.demo.fetch import fetch_model
-from qlora.demo.provenance import provenance
 from qlora.evaluate import EvaluateSettings, evaluate_file
+from qlora.provenance import provenance
 from qlora.train.trainer import train
 from qlora_kernels.errors import InputError
 from qlora_kernels.files import write_text
@@ -153,7 +153,7 @@ def describe(summaries: dict[Format, Summary]) -> Table:
 def write_record(path: Path, outcomes: Sequence[Outcome], summaries: dict[Format, Summary]) -> Path:
     """Write the numbers and where they come from as JSON."""
     record = {
-        **provenance(),
+        **provenance(PACKAGES),
         "difference_points": difference_points(summaries),
         "summary": {name: asdict(summary) for name, summary in summaries.items()},
         "outcomes": [asdict(outcome) for outcome in outcomes],

@@ -7,6 +7,9 @@ from typing import Literal
 from qlora.demo.intents import Parts, Row, make_rows, write_rows
 from qlora.train.settings import TrainSettings
 
+# Whose versions decide the demo's numbers.
+PACKAGES = ("qlora_kernels", "torch", "transformers", "hassil", "home-assistant-intents")
+
 STEPS = 80
 SENTENCES_PER_STEP = 36  # of about 14 tokens, the intent included; a step takes 512
 

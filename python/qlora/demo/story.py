@@ -12,12 +12,12 @@ from transformers import PreTrainedModel
 
 import qlora_kernels as qk
 from qlora.demo import judge
-from qlora.demo.experiment import Experiment
+from qlora.demo.experiment import PACKAGES, Experiment
 from qlora.demo.intents import Parts, Row
-from qlora.demo.provenance import versions
 from qlora.demo.report import Report, Stopwatch
 from qlora.evaluation import Evaluation
 from qlora.models import load_tuned
+from qlora.provenance import versions
 from qlora.train.result import TrainResult
 from qlora.train.trainer import train
 
@@ -158,7 +158,7 @@ def _report(
         steps=result.steps,
         plot=str(result.plot),
         adapter=str(result.adapter),
-        versions=versions(),
+        versions=versions(PACKAGES),
     )
 
 

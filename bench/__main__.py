@@ -1,0 +1,49 @@
+"""`python -m bench`: kernels with `--op`, or a study by its name."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Protocol, cast
+
+from qlora.cli import Parser
+from qlora.spelling import did_you_mean
+from qlora_kernels.errors import InputError
+
+# name -> module, imported only when it is asked for; one line each.
+STUDIES: dict[str, str] = {}
+
+KERNELS = "bench.kernels"
+
+
+class Study(Protocol):
+    """What the module of a study offers."""
+
+    HELP: str
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
+
+    def run(self, arguments: argparse.Namespace) -> int: ...
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    names = ", ".join(sorted(STUDIES)) or "none yet"
+    name = words.pop(0) if words and not words[0].startswith("-") else None
+    program = "bench" if name is None else f"bench {name}"
+    if name is not None and name not in STUDIES:
+        hint = did_you_mean(name, STUDIES)
+        print(f"bench: unknown study {name}{hint} (there are: {names})", file=sys.stderr)
+        return 2
+    study = cast(Study, import_module(KERNELS if name is None else STUDIES[name]))
+    parser = Parser(program, study.HELP, f"studies (bench NAME --help): {names}\n")
+    study.add_arguments(parser)
+    try:
+        return study.run(parser.parse_strictly(words))
+    except InputError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
