@@ -11,7 +11,7 @@ from qlora.spelling import did_you_mean
 from qlora_kernels.errors import InputError
 
 # name -> module, imported only when it is asked for; one line each.
-STUDIES: dict[str, str] = {}
+STUDIES: dict[str, str] = {"merging": "bench.merging.command"}
 
 KERNELS = "bench.kernels"
 

@@ -1,10 +1,10 @@
 """What the adapters are taught: prompts with answers, held-out ones the same for every seed.
 
-    intents      "turn on the lamp ->"                        " HassTurnOn"         (Home Assistant)
-    categories   "a small plant ... Kind of thing:"           " plant"              (WordNet)
-    both         half of each
-    short        "Define lamp:"    " a piece of furniture ..."
-    long         "Define lamp:"    " a piece of furniture ... For example: ..."
+intents      "turn on the lamp ->"                        " HassTurnOn"         (Home Assistant)
+categories   "a small plant ... Kind of thing:"           " plant"              (WordNet)
+both         half of each
+short        "Define lamp:"    " a piece of furniture ..."
+long         "Define lamp:"    " a piece of furniture ... For example: ..."
 """
 
 import json

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from bench.merging.recipe import Recipe
 from bench.merging.tasks import make_task, write_rows
-from qlora.demo.provenance import commit
+from qlora.provenance import commit
 from qlora.train.trainer import train
 from qlora_kernels.files import write_text
 
