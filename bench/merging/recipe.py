@@ -12,7 +12,7 @@ STEPS = {"intents": 60, "categories": 60, "both": 60, "short": 40, "long": 40}
 
 @dataclass(frozen=True)
 class Recipe:
-    """One adapter: its task, its seed, and `share` of the full number of steps (below 1: a trial)."""
+    """One adapter: its task, its seed, and `share` of the full number of steps (a trial: < 1)."""
 
     model: Path
     root: Path

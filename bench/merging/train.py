@@ -1,7 +1,6 @@
 """Train the study's adapters, each once: a finished one is kept, an interrupted one goes on."""
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 

