@@ -9,6 +9,7 @@ from qlora_kernels.formats import Adapter, QuantizedTensor
 from qlora_kernels.nn import QLoRAConfig, load_adapter, prepare_model, save_adapter
 from qlora_kernels.ops import (
     dequantize,
+    dora_column_norm,
     dropout_mask,
     linear_cross_entropy,
     qlora_linear,
@@ -22,6 +23,7 @@ __all__ = [
     "QuantizedTensor",
     "backends",
     "dequantize",
+    "dora_column_norm",
     "dropout_mask",
     "linear_cross_entropy",
     "load_adapter",

@@ -78,14 +78,16 @@ int64_t rows_of(const TensorView& tensor) {
 }
 
 void qlora_linear_forward(py::handle x, const Weight& weight, const py::tuple& adapter_and_seed,
-                          py::handle bias, py::handle y, int num_threads) {
+                          const py::tuple& bias_and_output_scale, py::handle y, int num_threads) {
   const TensorView input = view(x, "x");
   const int64_t m = rows_of(input), n = weight.view.n, k = weight.view.k;
   cpu::ForwardTask task;
   task.x = input.matrix(m, k);
   task.weight = weight.view;
   task.adapter = adapter_view(adapter_and_seed[0], adapter_and_seed[1], weight.view);
+  const py::object bias = bias_and_output_scale[0], output_scale = bias_and_output_scale[1];
   if (!bias.is_none()) task.bias = view(bias, "bias").row(n);
+  if (!output_scale.is_none()) task.output_scale = view(output_scale, "output_scale").row(n);
   task.y = view(y, "y").output(m, n);
   without_gil([&](const auto& kernels) { kernels.forward(task, checked(num_threads)); });
 }

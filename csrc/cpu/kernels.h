@@ -30,13 +30,14 @@ struct ScalesTask {
   float* nested_absmax;
 };
 
-// y = x W^T + s h b^T + bias;  h = drop(x a^T) or drop(x) a^T
+// y = g (x W^T + s h b^T) + bias;  h = drop(x a^T) or drop(x) a^T
 struct ForwardTask {
   MatrixView x;  // [m, k]
   WeightView weight;
   AdapterView adapter;
-  MatrixView bias;  // [1, n] or no data
-  OutputView y;     // [m, n]
+  MatrixView bias;          // [1, n] or no data
+  MatrixView output_scale;  // g [1, n] or no data: 1
+  OutputView y;             // [m, n]
 };
 
 // Gradients of the same; an output without data is not needed.

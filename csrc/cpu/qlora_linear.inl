@@ -1,4 +1,4 @@
-// y = x W^T + h b^T + bias,  h = s drop(x a^T) or s drop(x) a^T
+// y = g (x W^T + h b^T) + bias,  h = s drop(x a^T) or s drop(x) a^T,  g = output_scale or 1
 //
 // Rows of x go in blocks. The threads share the rows of a block, pack them and compute their h;
 // then they share the columns of y, and each decodes the rows of W that belong to its columns:
@@ -104,6 +104,24 @@ inline void forward_rows(const ForwardTask& task, const RowBlock& block,
             {scratch.h_tiles, block.num_rows, adapter.rank});
 }
 
+// target[c] = row[column + c], if the row has data.
+inline void read_columns(const MatrixView& row, int64_t column, float* target) {
+  if (row.data == nullptr) return;
+  DenseRows{row}.read(0, column, std::min(TILE_COLUMNS, row.columns - column), target);
+}
+
+// sums[row][c] = scale[c] sums[row][c] + bias[c]
+inline void scale_strip(const Strip& strip, int64_t num_rows, const float* scale,
+                        const float* bias) {
+  for (int half = 0; half < 2; ++half) {
+    const Floats factor = load(scale + half * LANES), shift = load(bias + half * LANES);
+    float* sums = strip.sums + half * LANES;
+    for (int64_t row = 0; row < num_rows; ++row, sums += TILE_COLUMNS) {
+      store(sums, fused_multiply_add(factor, load(sums), shift));
+    }
+  }
+}
+
 inline void forward_columns(const ForwardTask& task, const RowBlock& block,
                             const ForwardScratch& scratch, Range columns) {
   const Strip& strip = block.strip;
@@ -111,19 +129,20 @@ inline void forward_columns(const ForwardTask& task, const RowBlock& block,
   const LeftTiles h{scratch.h_tiles, block.num_rows, task.adapter.rank};
   const TransposedWeightPanels weight{task.weight};
   const TransposedDensePanels b{{task.adapter.b}};
+  const bool is_scaled = task.output_scale.data != nullptr;
+  static const float zero[TILE_COLUMNS] = {};
   for (int64_t column = columns.first; column < columns.last; column += TILE_COLUMNS) {
-    float start[TILE_COLUMNS] = {};
-    if (task.bias.data != nullptr) {
-      const int64_t count = std::min(TILE_COLUMNS, task.bias.columns - column);
-      DenseRows{task.bias}.read(0, column, count, start);
-    }
-    begin_strip(strip, block.num_rows, start);
+    float bias[TILE_COLUMNS] = {}, scale[TILE_COLUMNS] = {};
+    read_columns(task.bias, column, bias);
+    read_columns(task.output_scale, column, scale);
+    begin_strip(strip, block.num_rows, is_scaled ? zero : bias);
     if (task.adapter.rank > 0) add_product(strip, h, block.all_rows(), b, column);
     if (takes_few_rows(task.weight, block.num_rows)) {
       add_dots_of_strip<FEW_ROWS>(task.weight, block.num_rows, column, scratch.x_rows, strip.sums);
     } else {
       add_product(strip, x, block.all_rows(), weight, column);
     }
+    if (is_scaled) scale_strip(strip, block.num_rows, scale, bias);
     store_strip(strip, block.num_rows, column, block.first_row, task.y);
   }
 }

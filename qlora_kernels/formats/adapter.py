@@ -11,11 +11,14 @@ DROPOUT_ON = ("rank", "input")
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """Low-rank update `s B A` of a frozen weight (LoRA, arXiv 2106.09685).
+    """Low-rank update `s B A` of a frozen weight W (LoRA, arXiv 2106.09685).
 
     a: [rank, in], b: [out, rank], any float dtype (trained in float32); scaling: s = alpha / rank,
     or alpha / sqrt(rank) with rsLoRA. With dropout p > 0, `dropout_on="rank"` drops the output of
     A (a mask over [m, rank]) and `"input"` its input (peft's meaning, a mask over [m, in]).
+
+    magnitude: [out], of each output feature of `W + s B A`, which makes it DoRA (arXiv 2402.09353);
+    None for LoRA.
     """
 
     a: torch.Tensor
@@ -23,6 +26,7 @@ class Adapter:
     scaling: float
     dropout: float = 0.0
     dropout_on: str = "rank"
+    magnitude: torch.Tensor | None = None
 
     @property
     def rank(self) -> int:

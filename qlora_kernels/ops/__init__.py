@@ -1,9 +1,17 @@
 """One room per op: the same files in each; a missing file means "not supported on that backend"."""
 
 from qlora_kernels.ops.dequantize import dequantize
+from qlora_kernels.ops.dora_column_norm import dora_column_norm
 from qlora_kernels.ops.dropout_mask import dropout_mask
 from qlora_kernels.ops.linear_cross_entropy import linear_cross_entropy
 from qlora_kernels.ops.qlora_linear import qlora_linear
 from qlora_kernels.ops.quantize import quantize
 
-__all__ = ["dequantize", "dropout_mask", "linear_cross_entropy", "qlora_linear", "quantize"]
+__all__ = [
+    "dequantize",
+    "dora_column_norm",
+    "dropout_mask",
+    "linear_cross_entropy",
+    "qlora_linear",
+    "quantize",
+]

@@ -45,7 +45,7 @@ def test_outputs_stay_inside_their_memory(isa: str, dtype: torch.dtype):
         adapter = (p.adapter, torch.tensor(p.seed) if case.dropout else None)
         with guarded() as memory:
             y = memory.empty((case.m, case.n), dtype, offset=1)
-            kernels.qlora_linear_forward(p.x, weight, adapter, p.bias, y, 3)
+            kernels.qlora_linear_forward(p.x, weight, adapter, (p.bias, None), y, 3)
             gradients = Gradients(
                 memory.empty((case.m, case.k), dtype, offset=1),
                 memory.empty((case.rank, case.k), dtype, offset=1) if case.rank else None,
@@ -111,10 +111,11 @@ def test_sizes_that_do_not_fit_are_refused(isa: str):
     ]
     for x, y, bias, message in wrong:
         with pytest.raises(ValueError, match=message):
-            kernels.qlora_linear_forward(x, weight, none, bias, y, 1)
+            kernels.qlora_linear_forward(x, weight, none, (bias, None), y, 1)
     with pytest.raises(ValueError, match=r"a: should be of shape \[2, 64\]"):
         adapter = Adapter(torch.empty(2, 63), torch.empty(8, 2), 1.0)
-        kernels.qlora_linear_forward(p.x, weight, (adapter, None), None, torch.empty(4, 8), 1)
+        y = torch.empty(4, 8)
+        kernels.qlora_linear_forward(p.x, weight, (adapter, None), (None, None), y, 1)
     with pytest.raises(ValueError, match=r"codes: should be of shape \[256, 1\]"):
         native.weight(replace(p.q, codes=p.q.codes[:-1]))
     with pytest.raises(ValueError, match="block_size: should be a power of two"):

@@ -28,11 +28,13 @@ def linear(wants_gradients: bool) -> tuple[object, ...]:
     )
     x = PROBLEM.x.clone().requires_grad_(wants_gradients)
     bias = PROBLEM.bias.clone().requires_grad_(wants_gradients)
-    return *Call(x, Q, replace(PROBLEM.adapter, a=a, b=b), SEED).flatten(), bias
+    scale = torch.rand(20).requires_grad_(wants_gradients)
+    return *Call(x, Q, replace(PROBLEM.adapter, a=a, b=b), SEED).flatten(), scale, bias
 
 
 def backward(*needs: bool) -> tuple[object, ...]:
-    return PROBLEM.dy, *Call(PROBLEM.x, Q, PROBLEM.adapter, SEED).flatten(), list(needs)
+    call = Call(PROBLEM.x, Q, PROBLEM.adapter, SEED).flatten()
+    return PROBLEM.dy, *call, PROBLEM.dy, torch.rand(20), list(needs)
 
 
 def loss(hidden: bool, head: bool) -> tuple[object, ...]:
@@ -48,8 +50,12 @@ CALLS: dict[str, tuple[Callable[..., object], tuple[object, ...]]] = {
     "dropout_mask": (OPERATORS.dropout_mask.default, (SEED, [3, 4], 0.5)),
     "qlora_linear": (OPERATORS.qlora_linear.default, linear(False)),
     "qlora_linear, gradients": (OPERATORS.qlora_linear.default, linear(True)),
-    "qlora_linear_backward": (OPERATORS.qlora_linear_backward.default, backward(*[True] * 4)),
-    "only dx": (OPERATORS.qlora_linear_backward.default, backward(True, False, False, False)),
+    "qlora_linear_backward": (OPERATORS.qlora_linear_backward.default, backward(*[True] * 5)),
+    "only dx": (OPERATORS.qlora_linear_backward.default, backward(True, *[False] * 4)),
+    "dora_column_norm": (
+        OPERATORS.dora_column_norm.default,
+        (*Q.flatten(), PROBLEM.adapter.a, PROBLEM.adapter.b, 0.5),
+    ),
     "linear_cross_entropy": (OPERATORS.linear_cross_entropy.default, loss(False, False)),
     "frozen head": (OPERATORS.linear_cross_entropy.default, loss(True, False)),
     "trainable head": (OPERATORS.linear_cross_entropy.default, loss(True, True)),

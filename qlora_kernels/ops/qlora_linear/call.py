@@ -9,7 +9,7 @@ from qlora_kernels.formats import Adapter, Base
 from qlora_kernels.formats.quantized_tensor import SCHEMA as BASE_SCHEMA
 from qlora_kernels.formats.quantized_tensor import flatten, unflatten
 
-# The bias is not in it: forward takes it last, backward needs no more than the wish for it.
+# Output scale and bias are not in it: they come behind what a kernel's two directions share.
 SCHEMA = (
     f"Tensor x, {BASE_SCHEMA}, Tensor? a, Tensor? b, float scaling, float dropout, "
     "str dropout_on, Tensor? seed"

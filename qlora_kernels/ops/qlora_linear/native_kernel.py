@@ -30,15 +30,16 @@ def forward(
     adapter: Adapter | None,
     bias: torch.Tensor | None,  # [n]
     seed: torch.Tensor | None,
+    output_scale: torch.Tensor | None = None,  # [n]
 ) -> torch.Tensor:
-    """`y = x W^T + s (drop(x A^T)) B^T + bias`, [m, n]."""
+    """`y = g * (x W^T + s (drop(x A^T)) B^T) + bias`, [m, n], with g the output scale or 1."""
     y = x.new_empty(x.shape[0], base.shape[0])
     bias = None if bias is None else bias.detach().to(x.dtype).contiguous()
     native.cpu().qlora_linear_forward(
         x.contiguous(),
         native.weight(base),
         (_contiguous(adapter), seed),
-        bias,
+        (bias, None if output_scale is None else output_scale.detach().float().contiguous()),
         y,
         torch.get_num_threads(),
     )

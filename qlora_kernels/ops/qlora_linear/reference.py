@@ -26,15 +26,18 @@ def forward(
     adapter: Adapter | None,
     bias: torch.Tensor | None,  # [n]
     seed: torch.Tensor | None,
+    output_scale: torch.Tensor | None = None,  # [n]
 ) -> torch.Tensor:
-    """`y = x W^T + s (drop(x A^T)) B^T + bias`, [m, n]."""
-    y = torch.nn.functional.linear(
-        x, _dense(base, x.dtype), None if bias is None else bias.to(x.dtype)
-    )
-    if adapter is None:
+    """`y = g * (x W^T + s (drop(x A^T)) B^T) + bias`, [m, n], with g the output scale or 1."""
+    bias = None if bias is None else bias.to(x.dtype)
+    y = torch.nn.functional.linear(x, _dense(base, x.dtype), bias if output_scale is None else None)
+    if adapter is not None:
+        h = _down(x, adapter, *_masks(x, adapter, seed))
+        y = y + adapter.scaling * (h @ adapter.b.to(x.dtype).T)
+    if output_scale is None:
         return y
-    h = _down(x, adapter, *_masks(x, adapter, seed))
-    return y + adapter.scaling * (h @ adapter.b.to(x.dtype).T)
+    y = (y * output_scale).to(x.dtype)
+    return y if bias is None else y + bias
 
 
 def backward(
