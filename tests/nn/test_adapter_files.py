@@ -105,6 +105,7 @@ def test_an_unprepared_model_loads_nothing(model, other, tmp_path):
 
 
 KEY = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
+FIRST = (KEY.format("A"), KEY.format("B"))
 
 
 def edit_weights(folder: Path, change) -> None:
@@ -130,10 +131,10 @@ SPOILED = {
         f, lambda t: t.update({KEY.format("A"): torch.zeros(3, 128)})
     ),
     "has {'A': [4, 128]}": lambda f: edit_weights(f, lambda t: t.pop(KEY.format("B"))),
-    "q_prj.lora_A.weight should be a layer of the model": lambda f: edit_weights(
-        f, lambda t: t.update({KEY.format("A").replace("q_proj", "q_prj"): torch.zeros(4, 128)})
+    "q_prj should be a layer of the model": lambda f: edit_weights(
+        f, lambda t: t.update({k.replace("q_proj", "q_prj"): t.pop(k) for k in FIRST})
     ),
-    "lora_magnitude_vector should be a LoRA factor": lambda f: edit_weights(
+    "x should have A and B, has a magnitude alone": lambda f: edit_weights(
         f, lambda t: t.update({"base_model.model.x.lora_magnitude_vector": torch.zeros(2)})
     ),
     "adapter_model.safetensors should be a readable safetensors file": lambda f: (
@@ -141,9 +142,9 @@ SPOILED = {
     ).write_bytes(b"\0" * 9),
     "adapter_config.json should be readable JSON": lambda f: (f / DESCRIPTION).write_text("{"),
     "should describe a LORA adapter": lambda f: edit_description(f, peft_type="IA3"),
-    "should be plain LoRA, uses use_dora": lambda f: edit_description(f, use_dora=True),
+    "has no magnitude, and use_dora is True": lambda f: edit_description(f, use_dora=True),
     "should describe r and lora_alpha": lambda f: edit_description(f, r=None),
-    "rank should be a whole number above 0, was 0": lambda f: edit_description(f, r=0),
+    "r should be a whole number from 1 to 65536, was 0": lambda f: edit_description(f, r=0),
     "dropout should be in [0, 1), was 2": lambda f: edit_description(f, lora_dropout=2),
 }
 
