@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include <stdexcept>
+#include <tuple>
 
 #include "../cpu/kernels.h"
 #include "arguments.h"
@@ -77,42 +78,58 @@ int64_t rows_of(const TensorView& tensor) {
   return tensor.shape[0];
 }
 
-void qlora_linear_forward(py::handle x, const Weight& weight, const py::tuple& adapter_and_seed,
-                          const py::tuple& bias_and_output_scale, py::handle y, int num_threads) {
+void expect_some(const py::list& layers) {
+  if (layers.empty()) throw std::invalid_argument("layers: should be at least one, were none");
+}
+
+// `layers`: tuples (weight, (adapter, seed), (bias, output_scale), y) of layers that read x.
+void qlora_linear_forward(py::handle x, const py::list& layers, int num_threads) {
+  expect_some(layers);
   const TensorView input = view(x, "x");
-  const int64_t m = rows_of(input), n = weight.view.n, k = weight.view.k;
+  const int64_t m = rows_of(input);
   cpu::ForwardTask task;
-  task.x = input.matrix(m, k);
-  task.weight = weight.view;
-  task.adapter = adapter_view(adapter_and_seed[0], adapter_and_seed[1], weight.view);
-  const py::object bias = bias_and_output_scale[0], output_scale = bias_and_output_scale[1];
-  if (!bias.is_none()) task.bias = view(bias, "bias").row(n);
-  if (!output_scale.is_none()) task.output_scale = view(output_scale, "output_scale").row(n);
-  task.y = view(y, "y").output(m, n);
+  for (const py::handle item : layers) {
+    const auto [weight, adapter_and_seed, rows, y] =
+        item.cast<std::tuple<const Weight*, py::tuple, py::tuple, py::object>>();
+    const int64_t n = weight->view.n;
+    task.x = input.matrix(m, weight->view.k);
+    cpu::ForwardLayer& layer = task.layers.emplace_back();
+    layer.weight = weight->view;
+    layer.adapter = adapter_view(adapter_and_seed[0], adapter_and_seed[1], weight->view);
+    const py::object bias = rows[0], output_scale = rows[1];
+    if (!bias.is_none()) layer.bias = view(bias, "bias").row(n);
+    if (!output_scale.is_none()) layer.output_scale = view(output_scale, "output_scale").row(n);
+    layer.y = view(y, "y").output(m, n);
+  }
   without_gil([&](const auto& kernels) { kernels.forward(task, checked(num_threads)); });
 }
 
-// `gradients` has attributes x, a, b and bias: a tensor to fill, or None where not wanted.
-void qlora_linear_backward(py::handle dy, py::handle x, const Weight& weight,
-                           const py::tuple& adapter_and_seed, py::handle gradients,
-                           int num_threads) {
-  const TensorView incoming = view(dy, "dy");
-  const int64_t m = rows_of(incoming), n = weight.view.n, k = weight.view.k;
-  const auto wanted = [&](const char* name, int64_t rows, int64_t columns) {
-    const py::object tensor = gradients.attr(name);
-    return tensor.is_none() ? OutputView{} : view(tensor, name).output(rows, columns);
-  };
+// `layers`: tuples (dy, weight, (adapter, seed), gradients) of layers that read x; `gradients` has
+// attributes a, b and bias: a tensor to fill, or None where not wanted. dx is None or their sum.
+void qlora_linear_backward(py::handle x, py::handle dx, const py::list& layers, int num_threads) {
+  expect_some(layers);
   cpu::BackwardTask task;
-  task.dy = incoming.matrix(m, n);
-  task.weight = weight.view;
-  task.adapter = adapter_view(adapter_and_seed[0], adapter_and_seed[1], weight.view);
-  task.dx = wanted("x", m, k);
-  task.da = wanted("a", task.adapter.rank, k);
-  task.db = wanted("b", n, task.adapter.rank);
-  const bool reads_x = task.da.data != nullptr || task.db.data != nullptr;
-  if (reads_x) task.x = view(x, "x").matrix(m, k);
-  const py::object bias = gradients.attr("bias");
-  if (!bias.is_none()) task.dbias = view(bias, "bias").output_row(n);
+  for (const py::handle item : layers) {
+    const auto [dy, weight, adapter_and_seed, gradients] =
+        item.cast<std::tuple<py::object, const Weight*, py::tuple, py::object>>();
+    const TensorView incoming = view(dy, "dy");
+    const int64_t m = rows_of(incoming), n = weight->view.n, k = weight->view.k;
+    cpu::BackwardLayer& layer = task.layers.emplace_back();
+    layer.dy = incoming.matrix(m, n);
+    layer.weight = weight->view;
+    layer.adapter = adapter_view(adapter_and_seed[0], adapter_and_seed[1], weight->view);
+    const auto wanted = [&](const char* name, int64_t rows, int64_t columns) {
+      const py::object tensor = gradients.attr(name);
+      return tensor.is_none() ? OutputView{} : view(tensor, name).output(rows, columns);
+    };
+    layer.da = wanted("a", layer.adapter.rank, k);
+    layer.db = wanted("b", n, layer.adapter.rank);
+    const py::object bias = gradients.attr("bias");
+    if (!bias.is_none()) layer.dbias = view(bias, "bias").output_row(n);
+    if (layer.da.data != nullptr || layer.db.data != nullptr) task.x = view(x, "x").matrix(m, k);
+    if (!dx.is_none()) task.dx = view(dx, "dx").output(m, k);
+    if (m != task.layers.front().dy.rows) incoming.expect_shape({task.layers.front().dy.rows, n});
+  }
   without_gil([&](const auto& kernels) { kernels.backward(task, checked(num_threads)); });
 }
 

@@ -4,8 +4,8 @@
 constexpr int64_t FEW_ROWS = 8;
 
 // Whether a pair of vectors never straddles a byte or a block.
-inline bool takes_few_rows(const WeightView& weight, int64_t num_rows) {
-  return num_rows <= FEW_ROWS && weight.k % TILE_COLUMNS == 0;
+inline bool takes_few_rows(int64_t k, int64_t num_rows) {
+  return num_rows <= FEW_ROWS && k % TILE_COLUMNS == 0;
 }
 
 // sums[i * TILE_COLUMNS] += <x[i], W[n]>, x [ROWS, k]

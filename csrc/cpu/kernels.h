@@ -30,9 +30,8 @@ struct ScalesTask {
   float* nested_absmax;
 };
 
-// y = g (x W^T + s h b^T) + bias;  h = drop(x a^T) or drop(x) a^T
-struct ForwardTask {
-  MatrixView x;  // [m, k]
+// One layer over x:  y = g (x W^T + s h b^T) + bias,  h = drop(x a^T) or drop(x) a^T
+struct ForwardLayer {
   WeightView weight;
   AdapterView adapter;
   MatrixView bias;          // [1, n] or no data
@@ -40,13 +39,25 @@ struct ForwardTask {
   OutputView y;             // [m, n]
 };
 
-// Gradients of the same; an output without data is not needed.
-struct BackwardTask {
+// Layers that read the same x; k is the same for all, n and the rank are not.
+struct ForwardTask {
+  MatrixView x;  // [m, k]
+  std::vector<ForwardLayer> layers;
+};
+
+// Gradients of one of them; an output without data is not needed.
+struct BackwardLayer {
   MatrixView dy;  // [m, n]
-  MatrixView x;   // [m, k]
   WeightView weight;
   AdapterView adapter;
-  OutputView dx, da, db, dbias;  // [m, k], [rank, k], [n, rank], [1, n]
+  OutputView da, db, dbias;  // [rank, k], [n, rank], [1, n]
+};
+
+// dx is the sum over the layers.
+struct BackwardTask {
+  MatrixView x;   // [m, k]; no data where no da and no db are needed
+  OutputView dx;  // [m, k]
+  std::vector<BackwardLayer> layers;
 };
 
 struct Kernels {

@@ -1,8 +1,9 @@
 // y = g (x W^T + h b^T) + bias,  h = s drop(x a^T) or s drop(x) a^T,  g = output_scale or 1
 //
-// Rows of x go in blocks. The threads share the rows of a block, pack them and compute their h;
-// then they share the columns of y, and each decodes the rows of W that belong to its columns:
-// every code is decoded once per row block, into L1.
+// for each of the layers that read x. Rows of x go in blocks. The threads share the rows of a
+// block, pack them once and compute every h; then they share the columns of each y, and each
+// decodes the rows of W that belong to its columns: every code is decoded once per row block, into
+// L1.
 
 // Rows of a block: fewer of deep ones, which would not stay in the last-level cache and its TLB.
 inline int64_t rows_per_block(int64_t m, int64_t depth) {
@@ -80,28 +81,31 @@ inline void compute_h(const RowBlock& block, const AdapterView& adapter, const M
   project_to_rank(block, adapter, x, TransposedDensePanels{{adapter.a}}, h);
 }
 
-// The matrices that the threads share during a row block.
+// The matrices that the threads share during a row block; h_tiles has one for each layer.
 struct ForwardScratch {
-  float *x, *dropped, *h, *h_tiles;
+  float *x, *dropped, *h;
   float* x_rows;  // x in fp32 as it lies, where there are few rows
+  std::vector<float*> h_tiles;
 };
 
 inline void forward_rows(const ForwardTask& task, const RowBlock& block,
                          const ForwardScratch& scratch) {
-  const AdapterView& adapter = task.adapter;
   const int64_t k = task.x.columns;
   const DenseRows source = block.of(task.x);
   pack_left(source, block.own_rows, {scratch.x, block.num_rows, k});
-  if (takes_few_rows(task.weight, block.num_rows)) {
+  if (takes_few_rows(k, block.num_rows)) {
     for (int64_t row = block.own_rows.first; row < block.own_rows.last; ++row) {
       source.read(row, 0, k, scratch.x_rows + row * k);
     }
   }
-  if (adapter.rank == 0) return;
-  float* tiles = input_dropout(adapter) != nullptr ? scratch.dropped : scratch.x;
-  compute_h(block, adapter, task.x, {tiles, block.num_rows, k}, scratch.h);
-  pack_left(as_rows(scratch.h, block.num_rows, adapter.rank), block.own_rows,
-            {scratch.h_tiles, block.num_rows, adapter.rank});
+  for (size_t i = 0; i < task.layers.size(); ++i) {
+    const AdapterView& adapter = task.layers[i].adapter;
+    if (adapter.rank == 0) continue;
+    float* tiles = input_dropout(adapter) != nullptr ? scratch.dropped : scratch.x;
+    compute_h(block, adapter, task.x, {tiles, block.num_rows, k}, scratch.h);
+    pack_left(as_rows(scratch.h, block.num_rows, adapter.rank), block.own_rows,
+              {scratch.h_tiles[i], block.num_rows, adapter.rank});
+  }
 }
 
 // target[c] = row[column + c], if the row has data.
@@ -122,53 +126,66 @@ inline void scale_strip(const Strip& strip, int64_t num_rows, const float* scale
   }
 }
 
-inline void forward_columns(const ForwardTask& task, const RowBlock& block,
-                            const ForwardScratch& scratch, Range columns) {
-  const Strip& strip = block.strip;
-  const LeftTiles x{scratch.x, block.num_rows, task.x.columns};
-  const LeftTiles h{scratch.h_tiles, block.num_rows, task.adapter.rank};
-  const TransposedWeightPanels weight{task.weight};
-  const TransposedDensePanels b{{task.adapter.b}};
-  const bool is_scaled = task.output_scale.data != nullptr;
+inline void forward_columns(const ForwardLayer& layer, const RowBlock& block, const LeftTiles& x,
+                            const float* x_rows, float* h_tiles, Range columns) {
   static const float zero[TILE_COLUMNS] = {};
+  const Strip& strip = block.strip;
+  const LeftTiles h{h_tiles, block.num_rows, layer.adapter.rank};
+  const TransposedWeightPanels weight{layer.weight};
+  const TransposedDensePanels b{{layer.adapter.b}};
+  const bool is_scaled = layer.output_scale.data != nullptr;
   for (int64_t column = columns.first; column < columns.last; column += TILE_COLUMNS) {
     float bias[TILE_COLUMNS] = {}, scale[TILE_COLUMNS] = {};
-    read_columns(task.bias, column, bias);
-    read_columns(task.output_scale, column, scale);
+    read_columns(layer.bias, column, bias);
+    read_columns(layer.output_scale, column, scale);
     begin_strip(strip, block.num_rows, is_scaled ? zero : bias);
-    if (task.adapter.rank > 0) add_product(strip, h, block.all_rows(), b, column);
-    if (takes_few_rows(task.weight, block.num_rows)) {
-      add_dots_of_strip<FEW_ROWS>(task.weight, block.num_rows, column, scratch.x_rows, strip.sums);
+    if (layer.adapter.rank > 0) add_product(strip, h, block.all_rows(), b, column);
+    if (takes_few_rows(x.depth, block.num_rows)) {
+      add_dots_of_strip<FEW_ROWS>(layer.weight, block.num_rows, column, x_rows, strip.sums);
     } else {
       add_product(strip, x, block.all_rows(), weight, column);
     }
     if (is_scaled) scale_strip(strip, block.num_rows, scale, bias);
-    store_strip(strip, block.num_rows, column, block.first_row, task.y);
+    store_strip(strip, block.num_rows, column, block.first_row, layer.y);
   }
 }
 
 inline void forward(const ForwardTask& task, int num_threads) {
-  const int64_t m = task.x.rows, n = task.weight.n, k = task.weight.k;
-  const int64_t rank = task.adapter.rank;
-  const int64_t block_rows = rows_per_block(m, k);
-  const int threads = threads_for_product(m, n, k, num_threads);
+  const int64_t m = task.x.rows, k = task.x.columns, block_rows = rows_per_block(m, k);
+  int64_t num_columns = 0, largest_rank = 0;
+  bool drops_input = false;
+  for (const ForwardLayer& layer : task.layers) {
+    num_columns += layer.weight.n;
+    largest_rank = std::max(largest_rank, layer.adapter.rank);
+    drops_input |= input_dropout(layer.adapter) != nullptr;
+  }
+  const int threads = threads_for_product(m, num_columns, k, num_threads);
 
   const int64_t x_size = Workspace::padded(block_rows * k);
-  const int64_t dropped_size = input_dropout(task.adapter) != nullptr ? x_size : 0;
-  const int64_t h_size = Workspace::padded(block_rows * rank);
+  const int64_t dropped_size = drops_input ? x_size : 0;
+  const int64_t h_size = Workspace::padded(block_rows * largest_rank);
   const int64_t few_size = Workspace::padded(std::min(m, FEW_ROWS) * k);
   const int64_t strip_size = Workspace::padded(Strip::size(block_rows));
-  Workspace workspace(x_size + dropped_size + 2 * h_size + few_size + threads * strip_size);
-  const ForwardScratch scratch{workspace.take(x_size), workspace.take(dropped_size),
-                               workspace.take(h_size), workspace.take(h_size),
-                               workspace.take(few_size)};
+  const int64_t num_layers = static_cast<int64_t>(task.layers.size());
+  Workspace workspace(x_size + dropped_size + (1 + num_layers) * h_size + few_size +
+                      threads * strip_size);
+  ForwardScratch scratch{workspace.take(x_size),
+                         workspace.take(dropped_size),
+                         workspace.take(h_size),
+                         workspace.take(few_size),
+                         {}};
+  for (int64_t i = 0; i < num_layers; ++i) scratch.h_tiles.push_back(workspace.take(h_size));
   float* strips = workspace.take(threads * strip_size);
   parallel(threads, [&](const Team& team) {
     const Strip strip(strips + team.thread * strip_size);
     for_row_blocks(m, block_rows, strip, team, [&](const RowBlock& block) {
       forward_rows(task, block, scratch);
       team.wait();
-      forward_columns(task, block, scratch, team.share_of(n, TILE_COLUMNS));
+      for (size_t i = 0; i < task.layers.size(); ++i) {
+        const ForwardLayer& layer = task.layers[i];
+        forward_columns(layer, block, {scratch.x, block.num_rows, k}, scratch.x_rows,
+                        scratch.h_tiles[i], team.share_of(layer.weight.n, TILE_COLUMNS));
+      }
       team.wait();
     });
   });

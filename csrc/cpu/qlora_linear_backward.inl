@@ -11,67 +11,84 @@ struct GradientSums {
   double* dbias;
 };
 
-// The matrices that the threads share during a row block.
-struct BackwardScratch {
-  float *dy, *x, *dh, *dh_tiles, *dh_transposed, *h, *h_transposed;
+// The matrices of one layer that the threads share during a row block.
+struct LayerScratch {
+  float *dy, *dh_tiles, *dh_transposed, *h_transposed;
   GradientSums sums;
+};
+
+// And those of all layers: x is packed once, `projected` is dh or h of the thread's own rows.
+struct BackwardScratch {
+  float *x, *dropped, *projected;
+  std::vector<LayerScratch> layers;
 };
 
 inline bool is_needed(const OutputView& out) {
   return out.data != nullptr;
 }
 
-inline void backward_rows(const BackwardTask& task, const RowBlock& block,
-                          const BackwardScratch& scratch) {
-  const AdapterView& adapter = task.adapter;
+inline void clear_sums(const BackwardLayer& layer, const GradientSums& sums) {
+  const int64_t n = layer.weight.n, k = layer.weight.k, rank = layer.adapter.rank;
+  if (is_needed(layer.da)) std::fill_n(sums.da, rank * k, 0.0f);
+  if (is_needed(layer.db)) std::fill_n(sums.db, rank * n, 0.0f);
+  if (is_needed(layer.dbias)) std::fill_n(sums.dbias, n, 0.0);
+}
+
+inline void backward_rows(const BackwardLayer& layer, const BackwardTask& task,
+                          const RowBlock& block, const BackwardScratch& shared,
+                          const LayerScratch& own) {
+  const AdapterView& adapter = layer.adapter;
   const Range rows = block.own_rows;
   const int64_t num_rows = block.num_rows, rank = adapter.rank;
-  const bool reads_dy = is_needed(task.dx) || is_needed(task.da);
-  const LeftTiles dy{scratch.dy, num_rows, task.weight.n};
-  if (reads_dy) pack_left(block.of(task.dy), rows, dy);
+  const bool reads_dy = is_needed(task.dx) || is_needed(layer.da);
+  const LeftTiles dy{own.dy, num_rows, layer.weight.n};
+  if (reads_dy) pack_left(block.of(layer.dy), rows, dy);
   if (reads_dy && rank > 0) {
-    project_to_rank(block, adapter, dy, DensePanels{{adapter.b}}, scratch.dh);
-    pack_left(as_rows(scratch.dh, num_rows, rank), rows, {scratch.dh_tiles, num_rows, rank});
-    pack_left_transposed(scratch.dh, rows, {scratch.dh_transposed, rank, num_rows});
+    project_to_rank(block, adapter, dy, DensePanels{{adapter.b}}, shared.projected);
+    pack_left(as_rows(shared.projected, num_rows, rank), rows, {own.dh_tiles, num_rows, rank});
+    pack_left_transposed(shared.projected, rows, {own.dh_transposed, rank, num_rows});
   }
-  if (is_needed(task.db)) {
-    const LeftTiles x{scratch.x, num_rows, task.weight.k};
-    if (input_dropout(adapter) == nullptr) pack_left(block.of(task.x), rows, x);
-    compute_h(block, adapter, task.x, x, scratch.h);
-    pack_left_transposed(scratch.h, rows, {scratch.h_transposed, rank, num_rows});
+  if (is_needed(layer.db)) {
+    float* x = input_dropout(adapter) != nullptr ? shared.dropped : shared.x;
+    compute_h(block, adapter, task.x, {x, num_rows, layer.weight.k}, shared.projected);
+    pack_left_transposed(shared.projected, rows, {own.h_transposed, rank, num_rows});
   }
 }
 
-// The strip of dh a has been summed: drops the elements of the input that forward dropped.
-inline void mask_strip(const RowBlock& block, const Dropout& dropout, int64_t column,
-                       int64_t num_columns) {
+// sums += partial, without the elements of the input that forward dropped.
+inline void add_masked(const RowBlock& block, const Dropout& dropout, int64_t column,
+                       int64_t num_columns, const float* partial) {
   const int64_t count = std::min(TILE_COLUMNS, num_columns - column);
   float factors[TILE_COLUMNS];
-  for (int64_t row = 0; row < block.num_rows; ++row) {
+  for (int64_t row = 0; row < block.num_rows; ++row, partial += TILE_COLUMNS) {
     const int64_t index = (block.first_row + row) * num_columns + column;
     dropout_factors(dropout, index, count, factors);
     float* sums = block.strip.sums + row * TILE_COLUMNS;
-    for (int64_t c = 0; c < count; ++c) sums[c] *= factors[c];
+    for (int64_t c = 0; c < count; ++c) sums[c] += partial[c] * factors[c];
   }
 }
 
 inline void backward_dx(const BackwardTask& task, const RowBlock& block,
-                        const BackwardScratch& scratch, Range columns) {
+                        const BackwardScratch& scratch, const Strip& partial, Range columns) {
   static const float start[TILE_COLUMNS] = {};
-  const AdapterView& adapter = task.adapter;
   const Strip& strip = block.strip;
-  const LeftTiles dy{scratch.dy, block.num_rows, task.weight.n};
-  const LeftTiles dh{scratch.dh_tiles, block.num_rows, adapter.rank};
-  const WeightPanels weight{task.weight};
   for (int64_t column = columns.first; column < columns.last; column += TILE_COLUMNS) {
     begin_strip(strip, block.num_rows, start);
-    if (adapter.rank > 0) {
-      add_product(strip, dh, block.all_rows(), DensePanels{{adapter.a}}, column);
+    for (size_t i = 0; i < task.layers.size(); ++i) {
+      const auto& [dy, weight, adapter, da, db, dbias] = task.layers[i];
+      const LayerScratch& own = scratch.layers[i];
+      const LeftTiles dh_tiles{own.dh_tiles, block.num_rows, adapter.rank};
+      const DensePanels a{{adapter.a}};
+      if (const Dropout* dropout = input_dropout(adapter)) {
+        begin_strip(partial, block.num_rows, start);
+        add_product(partial, dh_tiles, block.all_rows(), a, column);
+        add_masked(block, *dropout, column, weight.k, partial.sums);
+      } else if (adapter.rank > 0) {
+        add_product(strip, dh_tiles, block.all_rows(), a, column);
+      }
+      const LeftTiles dy_tiles{own.dy, block.num_rows, weight.n};
+      add_product(strip, dy_tiles, block.all_rows(), WeightPanels{weight}, column);
     }
-    if (const Dropout* dropout = input_dropout(adapter)) {
-      mask_strip(block, *dropout, column, task.weight.k);
-    }
-    add_product(strip, dy, block.all_rows(), weight, column);
     store_strip(strip, block.num_rows, column, block.first_row, task.dx);
   }
 }
@@ -106,27 +123,20 @@ inline void add_column_sums(const DenseRows& source, int64_t num_rows, Range col
   }
 }
 
-// The columns of every output that one thread owns.
-struct OwnColumns {
-  Range k, n;
-
-  OwnColumns(const WeightView& weight, const Team& team)
-      : k(team.share_of(weight.k, TILE_COLUMNS)), n(team.share_of(weight.n, TILE_COLUMNS)) {}
-};
-
-inline void backward_columns(const BackwardTask& task, const RowBlock& block,
-                             const BackwardScratch& scratch, const OwnColumns& own) {
-  const int64_t num_rows = block.num_rows, rank = task.adapter.rank;
-  if (is_needed(task.dx)) backward_dx(task, block, scratch, own.k);
-  if (is_needed(task.da)) {
-    const DenseRows x = block.of(task.x, input_dropout(task.adapter));
-    add_gradient(block.strip, {scratch.dh_transposed, rank, num_rows}, x, own.k, scratch.sums.da);
+inline void backward_columns(const BackwardLayer& layer, const MatrixView& x, const RowBlock& block,
+                             const LayerScratch& own, const Team& team) {
+  const int64_t num_rows = block.num_rows, rank = layer.adapter.rank;
+  const Range own_k = team.share_of(layer.weight.k, TILE_COLUMNS);
+  const Range own_n = team.share_of(layer.weight.n, TILE_COLUMNS);
+  if (is_needed(layer.da)) {
+    const DenseRows rows = block.of(x, input_dropout(layer.adapter));
+    add_gradient(block.strip, {own.dh_transposed, rank, num_rows}, rows, own_k, own.sums.da);
   }
-  const DenseRows dy = block.of(task.dy);
-  if (is_needed(task.db)) {
-    add_gradient(block.strip, {scratch.h_transposed, rank, num_rows}, dy, own.n, scratch.sums.db);
+  const DenseRows dy = block.of(layer.dy);
+  if (is_needed(layer.db)) {
+    add_gradient(block.strip, {own.h_transposed, rank, num_rows}, dy, own_n, own.sums.db);
   }
-  if (is_needed(task.dbias)) add_column_sums(dy, num_rows, own.n, scratch.sums.dbias);
+  if (is_needed(layer.dbias)) add_column_sums(dy, num_rows, own_n, own.sums.dbias);
 }
 
 // Calls body with a typed pointer to the gradient, if it is needed.
@@ -137,62 +147,115 @@ inline void fill(const OutputView& out, const Body& body) {
 }
 
 // Rounds the finished sums of this thread's columns into the gradients.
-inline void store_gradients(const BackwardTask& task, const GradientSums& sums,
-                            const OwnColumns& own) {
-  const int64_t rank = task.adapter.rank, num_k = task.weight.k, num_n = task.weight.n;
-  fill(task.da, [&](auto* out) {
+inline void store_gradients(const BackwardLayer& layer, const GradientSums& sums,
+                            const Team& team) {
+  const int64_t rank = layer.adapter.rank, num_k = layer.weight.k, num_n = layer.weight.n;
+  const Range own_k = team.share_of(num_k, TILE_COLUMNS),
+              own_n = team.share_of(num_n, TILE_COLUMNS);
+  fill(layer.da, [&](auto* out) {
     for (int64_t row = 0; row < rank; ++row) {
-      const int64_t first = row * num_k + own.k.first;
-      convert(out + first, sums.da + first, own.k.size());
+      const int64_t first = row * num_k + own_k.first;
+      convert(out + first, sums.da + first, own_k.size());
     }
   });
-  fill(task.db, [&](auto* out) {
-    for (int64_t row = own.n.first; row < own.n.last; ++row) {
+  fill(layer.db, [&](auto* out) {
+    for (int64_t row = own_n.first; row < own_n.last; ++row) {
       for (int64_t r = 0; r < rank; ++r)
         convert(out + row * rank + r, sums.db + r * num_n + row, 1);
     }
   });
-  fill(task.dbias, [&](auto* out) {
-    for (int64_t row = own.n.first; row < own.n.last; ++row) {
+  fill(layer.dbias, [&](auto* out) {
+    for (int64_t row = own_n.first; row < own_n.last; ++row) {
       const float sum = static_cast<float>(sums.dbias[row]);
       convert(out + row, &sum, 1);
     }
   });
 }
 
-inline void backward(const BackwardTask& task, int num_threads) {
-  const int64_t m = task.dy.rows, n = task.weight.n, k = task.weight.k, rank = task.adapter.rank;
-  const int64_t block_rows = rows_per_block(m, std::max(n, k));
-  const int threads = threads_for_product(m, n, k, num_threads);
+// What backward needs of scratch memory, and which part of it is whose.
+struct BackwardSizes {
+  int64_t block_rows, x = 0, dropped = 0, projected = 0, strip;
 
-  const int64_t da_size = is_needed(task.da) ? Workspace::padded(rank * k) : 0;
-  const int64_t db_size = is_needed(task.db) ? Workspace::padded(rank * n) : 0;
-  const int64_t dbias_size = is_needed(task.dbias) ? Workspace::padded(2 * n) : 0;  // doubles
-  const int64_t dy_size = Workspace::padded(block_rows * n);
-  const int64_t x_size = is_needed(task.db) ? Workspace::padded(block_rows * k) : 0;
-  const int64_t h_size = Workspace::padded(block_rows * rank);
-  const int64_t strip_size = Workspace::padded(Strip::size(std::max(block_rows, rank)));
-  Workspace workspace(da_size + db_size + dbias_size + dy_size + x_size + 5 * h_size +
-                      threads * strip_size);
-  const GradientSums sums{workspace.take(da_size), workspace.take(db_size),
-                          reinterpret_cast<double*>(workspace.take(dbias_size))};
-  std::fill(sums.da, sums.da + da_size, 0.0f);
-  std::fill(sums.db, sums.db + db_size, 0.0f);
-  std::fill(sums.dbias, sums.dbias + dbias_size / 2, 0.0);
-  const BackwardScratch scratch{workspace.take(dy_size), workspace.take(x_size),
-                                workspace.take(h_size),  workspace.take(h_size),
-                                workspace.take(h_size),  workspace.take(h_size),
-                                workspace.take(h_size),  sums};
-  float* strips = workspace.take(threads * strip_size);
+  BackwardSizes(const BackwardTask& task, int64_t m) {
+    int64_t depth = 0, rank = 0;
+    bool needs_h = false, drops_input = false;
+    for (const BackwardLayer& layer : task.layers) {
+      depth = std::max({depth, layer.weight.n, layer.weight.k});
+      rank = std::max(rank, layer.adapter.rank);
+      needs_h |= is_needed(layer.db);
+      drops_input |= input_dropout(layer.adapter) != nullptr;
+    }
+    const int64_t k = task.layers.front().weight.k;
+    block_rows = rows_per_block(m, depth);
+    x = needs_h ? Workspace::padded(block_rows * k) : 0;
+    dropped = needs_h && drops_input ? x : 0;
+    projected = Workspace::padded(block_rows * rank);
+    strip = Workspace::padded(Strip::size(std::max(block_rows, rank)));
+  }
+
+  // Calls part(size) for each part of one layer, in the order of LayerScratch.
+  template <class Part>
+  LayerScratch of(const BackwardLayer& layer, const Part& part) const {
+    const int64_t n = layer.weight.n, k = layer.weight.k, rank = layer.adapter.rank;
+    const int64_t h_size = block_rows * rank;
+    float* const dy = part(block_rows * n);
+    float* const dh_tiles = part(h_size);
+    float* const dh_transposed = part(h_size);
+    float* const h_transposed = part(is_needed(layer.db) ? h_size : 0);
+    float* const da = part(is_needed(layer.da) ? rank * k : 0);
+    float* const db = part(is_needed(layer.db) ? rank * n : 0);
+    float* const dbias = part(is_needed(layer.dbias) ? 2 * n : 0);  // doubles
+    return {dy, dh_tiles, dh_transposed, h_transposed, {da, db, reinterpret_cast<double*>(dbias)}};
+  }
+
+  // Of all layers together.
+  int64_t layers(const BackwardTask& task) const {
+    int64_t sum = 0;
+    for (const BackwardLayer& layer : task.layers) {
+      of(layer, [&](int64_t size) -> float* {
+        sum += Workspace::padded(size);
+        return nullptr;
+      });
+    }
+    return sum;
+  }
+};
+
+inline void backward(const BackwardTask& task, int num_threads) {
+  const int64_t m = task.layers.front().dy.rows, k = task.layers.front().weight.k;
+  int64_t num_columns = 0;
+  for (const BackwardLayer& layer : task.layers) num_columns += layer.weight.n;
+  const int threads = threads_for_product(m, num_columns, k, num_threads);
+
+  const BackwardSizes sizes(task, m);
+  Workspace workspace(sizes.layers(task) + sizes.x + sizes.dropped + sizes.projected +
+                      2 * threads * sizes.strip);
+  BackwardScratch scratch{
+      workspace.take(sizes.x), workspace.take(sizes.dropped), workspace.take(sizes.projected), {}};
+  for (const BackwardLayer& layer : task.layers) {
+    scratch.layers.push_back(sizes.of(layer, [&](int64_t size) { return workspace.take(size); }));
+    clear_sums(layer, scratch.layers.back().sums);
+  }
+  float* strips = workspace.take(2 * threads * sizes.strip);
   parallel(threads, [&](const Team& team) {
-    const Strip strip(strips + team.thread * strip_size);
-    const OwnColumns own(task.weight, team);
-    for_row_blocks(m, block_rows, strip, team, [&](const RowBlock& block) {
-      backward_rows(task, block, scratch);
+    float* const own_strips = strips + 2 * team.thread * sizes.strip;
+    const Strip strip(own_strips), partial(own_strips + sizes.strip);
+    for_row_blocks(m, sizes.block_rows, strip, team, [&](const RowBlock& block) {
+      if (sizes.x > 0) pack_left(block.of(task.x), block.own_rows, {scratch.x, block.num_rows, k});
+      for (size_t i = 0; i < task.layers.size(); ++i) {
+        backward_rows(task.layers[i], task, block, scratch, scratch.layers[i]);
+      }
       team.wait();
-      backward_columns(task, block, scratch, own);
+      if (is_needed(task.dx)) {
+        backward_dx(task, block, scratch, partial, team.share_of(k, TILE_COLUMNS));
+      }
+      for (size_t i = 0; i < task.layers.size(); ++i) {
+        backward_columns(task.layers[i], task.x, block, scratch.layers[i], team);
+      }
       team.wait();
     });
-    store_gradients(task, sums, own);
+    for (size_t i = 0; i < task.layers.size(); ++i) {
+      store_gradients(task.layers[i], scratch.layers[i].sums, team);
+    }
   });
 }

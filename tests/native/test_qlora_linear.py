@@ -45,15 +45,16 @@ def test_outputs_stay_inside_their_memory(isa: str, dtype: torch.dtype):
         adapter = (p.adapter, torch.tensor(p.seed) if case.dropout else None)
         with guarded() as memory:
             y = memory.empty((case.m, case.n), dtype, offset=1)
-            kernels.qlora_linear_forward(p.x, weight, adapter, (p.bias, None), y, 3)
+            kernels.qlora_linear_forward(p.x, [(weight, adapter, (p.bias, None), y)], 3)
+            dx = memory.empty((case.m, case.k), dtype, offset=1)
             gradients = Gradients(
-                memory.empty((case.m, case.k), dtype, offset=1),
+                None,
                 memory.empty((case.rank, case.k), dtype, offset=1) if case.rank else None,
                 memory.empty((case.n, case.rank), dtype, offset=1) if case.rank else None,
                 memory.empty((case.n,), dtype, offset=1),
             )
-            kernels.qlora_linear_backward(p.dy, p.x, weight, adapter, gradients, 3)
-            for out in (y, *gradients):
+            kernels.qlora_linear_backward(p.x, dx, [(p.dy, weight, adapter, gradients)], 3)
+            for out in (y, dx, *gradients):
                 assert out is None or out.isfinite().all(), f"{case}: unwritten, or from beyond"
 
 
@@ -111,11 +112,11 @@ def test_sizes_that_do_not_fit_are_refused(isa: str):
     ]
     for x, y, bias, message in wrong:
         with pytest.raises(ValueError, match=message):
-            kernels.qlora_linear_forward(x, weight, none, (bias, None), y, 1)
+            kernels.qlora_linear_forward(x, [(weight, none, (bias, None), y)], 1)
     with pytest.raises(ValueError, match=r"a: should be of shape \[2, 64\]"):
         adapter = Adapter(torch.empty(2, 63), torch.empty(8, 2), 1.0)
         y = torch.empty(4, 8)
-        kernels.qlora_linear_forward(p.x, weight, (adapter, None), (None, None), y, 1)
+        kernels.qlora_linear_forward(p.x, [(weight, (adapter, None), (None, None), y)], 1)
     with pytest.raises(ValueError, match=r"codes: should be of shape \[256, 1\]"):
         native.weight(replace(p.q, codes=p.q.codes[:-1]))
     with pytest.raises(ValueError, match="block_size: should be a power of two"):

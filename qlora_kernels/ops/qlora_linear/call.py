@@ -36,6 +36,17 @@ class Gradients(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
+class Layer:
+    """One linear layer as a kernel takes it: base [n, k], bias [n], output_scale float32 [n]."""
+
+    base: Base
+    adapter: Adapter | None
+    bias: torch.Tensor | None
+    seed: torch.Tensor | None
+    output_scale: torch.Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
 class Call:
     """x [..., k], base [n, k], adapter and the seed of its dropout mask."""
 

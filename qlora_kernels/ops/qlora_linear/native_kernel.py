@@ -1,10 +1,13 @@
 """`qlora_linear` and its gradients by the native CPU kernels, which never hold a dense W."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import torch
 
 from qlora_kernels import native
 from qlora_kernels.formats import Adapter, Base, QuantizedTensor
-from qlora_kernels.ops.qlora_linear.call import Gradients, Needs
+from qlora_kernels.ops.qlora_linear.call import Gradients, Layer, Needs
 
 BACKEND = "cpu"
 
@@ -33,17 +36,20 @@ def forward(
     output_scale: torch.Tensor | None = None,  # [n]
 ) -> torch.Tensor:
     """`y = g * (x W^T + s (drop(x A^T)) B^T) + bias`, [m, n], with g the output scale or 1."""
-    y = x.new_empty(x.shape[0], base.shape[0])
-    bias = None if bias is None else bias.detach().to(x.dtype).contiguous()
-    native.cpu().qlora_linear_forward(
-        x.contiguous(),
-        native.weight(base),
-        (_contiguous(adapter), seed),
-        (bias, None if output_scale is None else output_scale.detach().float().contiguous()),
-        y,
-        torch.get_num_threads(),
-    )
-    return y
+    return forward_group(x, [Layer(base, adapter, bias, seed, output_scale)])[0]
+
+
+def forward_group(x: torch.Tensor, layers: Sequence[Layer]) -> list[torch.Tensor]:
+    """y of every layer that reads x, [m, n_i]; x is packed once for all of them."""
+    outputs = [x.new_empty(x.shape[0], layer.base.shape[0]) for layer in layers]
+    views = []
+    for layer, y in zip(layers, outputs, strict=True):
+        bias = None if layer.bias is None else layer.bias.detach().to(x.dtype).contiguous()
+        scale = layer.output_scale
+        scale = None if scale is None else scale.detach().float().contiguous()
+        views.append((native.weight(layer.base), _adapter(layer), (bias, scale), y))
+    native.cpu().qlora_linear_forward(x.contiguous(), views, torch.get_num_threads())
+    return outputs
 
 
 def backward(
@@ -55,32 +61,38 @@ def backward(
     needs: Needs,
 ) -> Gradients:
     """`dx = dy W + dh A`, `da = dh^T x`, `db = s dy^T h`, `dbias = sum dy`, with `dh = s dy B`."""
-    adapter = _contiguous(adapter)
-    gradients = Gradients(
-        dy.new_empty(x.shape) if needs.x else None,
-        torch.empty_like(adapter.a) if adapter and needs.a else None,
-        torch.empty_like(adapter.b) if adapter and needs.b else None,
-        dy.new_empty(base.shape[0]) if needs.bias else None,
-    )
-    reads_x = gradients.a is not None or gradients.b is not None
+    return backward_group([dy], x, [Layer(base, adapter, None, seed, None)], [needs])[0]
+
+
+def backward_group(
+    dys: Sequence[torch.Tensor],  # [m, n_i]
+    x: torch.Tensor,  # [m, k]
+    layers: Sequence[Layer],
+    needs: Sequence[Needs],
+) -> list[Gradients]:
+    """Gradients of every layer; that of x is their sum, and stands with the first layer's."""
+    dx = x.new_empty(x.shape) if any(need.x for need in needs) else None
+    gradients, views, reads_x = [], [], False
+    for dy, layer, need in zip(dys, layers, needs, strict=True):
+        adapter = layer.adapter
+        da = torch.empty_like(adapter.a, memory_format=_PACKED) if adapter and need.a else None
+        db = torch.empty_like(adapter.b, memory_format=_PACKED) if adapter and need.b else None
+        dbias = dy.new_empty(layer.base.shape[0]) if need.bias else None
+        gradients.append(Gradients(None, da, db, dbias))
+        views.append((dy.contiguous(), native.weight(layer.base), _adapter(layer), gradients[-1]))
+        reads_x |= da is not None or db is not None
     native.cpu().qlora_linear_backward(
-        dy.contiguous(),
-        x.contiguous() if reads_x else None,
-        native.weight(base),
-        (adapter, seed),
-        gradients,
-        torch.get_num_threads(),
+        x.contiguous() if reads_x else None, dx, views, torch.get_num_threads()
     )
-    return gradients
+    return [gradients[0]._replace(x=dx), *gradients[1:]]
 
 
-def _contiguous(adapter: Adapter | None) -> Adapter | None:
-    if adapter is None or (adapter.a.is_contiguous() and adapter.b.is_contiguous()):
-        return adapter
-    return Adapter(
-        adapter.a.contiguous(),
-        adapter.b.contiguous(),
-        adapter.scaling,
-        adapter.dropout,
-        adapter.dropout_on,
-    )
+_PACKED = torch.contiguous_format
+
+
+def _adapter(layer: Layer) -> tuple[Adapter | None, torch.Tensor | None]:
+    """The adapter with factors that a kernel can walk, and the seed of its mask."""
+    adapter = layer.adapter
+    if adapter is not None and not (adapter.a.is_contiguous() and adapter.b.is_contiguous()):
+        adapter = replace(adapter, a=adapter.a.contiguous(), b=adapter.b.contiguous())
+    return adapter, layer.seed
