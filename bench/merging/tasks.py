@@ -18,6 +18,7 @@ from qlora.demo.intents import make_rows
 from qlora_kernels.files import write_text
 
 SKILLS = ("intents", "categories")
+STYLES = ("short", "long")
 SPLIT_SEED = 2026
 NUM_TEST = {"categories": 200, "short": 100, "long": 100}
 MIN_WORDS, MAX_WORDS = 3, 14  # of a definition
