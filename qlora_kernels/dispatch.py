@@ -15,6 +15,7 @@ import torch
 
 from qlora_kernels import native
 from qlora_kernels.checks import InputError, check_choice
+from qlora_kernels.gpu.availability import triton_refusal
 
 LIBRARY = torch.library.Library("qlora_kernels", "DEF")
 
@@ -26,6 +27,7 @@ _AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU) | torch._C
 # name -> None if it can run on this machine, or why not
 _AVAILABLE: dict[str, Callable[[], str | None]] = {
     "cpu": native.cpu_refusal,
+    "triton": triton_refusal,
     "reference": lambda: None,
 }
 

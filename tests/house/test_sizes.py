@@ -30,7 +30,11 @@ def python_functions(text: str) -> Iterator[tuple[str, int, int]]:
             given = node.args
             named = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
             count = sum(a is not None and a.arg not in ("self", "cls") for a in named)
-            yield node.name, node.end_lineno - node.lineno + 1, count
+            if "triton.jit" in map(ast.unparse, node.decorator_list):
+                # Device code has no structs: its arguments are pointers, sizes and constants, flat.
+                yield node.name, node.end_lineno - node.body[0].lineno + 1, 0
+            else:
+                yield node.name, node.end_lineno - node.lineno + 1, count
 
 
 def cpp_functions(text: str) -> Iterator[tuple[str, int, int]]:
@@ -79,6 +83,8 @@ def test_a_long_function_is_found():
     assert long_functions(python, "def f():\n" + "    x = 1\n" * MAX_FUNCTION) == {("a.py", "f")}
     assert long_functions(python, "def f(self, a, b, /, c, *d, e, **g): ...") == set()
     assert long_functions(python, "def f(self, a, b, /, c, *d, e, f, **g): ...") == {("a.py", "f")}
+    flat = ", ".join(f"a{i}" for i in range(2 * MAX_PARAMETERS))
+    assert long_functions(python, f"@triton.jit\ndef f({flat}): ...") == set()
     body = "  if (x) {\n  }\n" * MAX_FUNCTION
     assert long_functions(cpp, f"int f(int x) {{\n{body}}}\n") == {("a.cpp", "f")}
     assert long_functions(cpp, "int f(int x) {\n}\n" * MAX_FUNCTION) == set()

@@ -1,0 +1,63 @@
+"""A kernel and one configuration that the launch rule can choose, compiled without a GPU.
+
+Each room with Triton kernels has `compile_cases()` in its triton_kernel.py; `make kernels-report`
+compiles them all for every architecture and reads the machine code.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+ARCHITECTURES = (80, 89, 90, 100)
+WARP = 32
+
+
+@dataclass(frozen=True, eq=False)
+class CompileCase:
+    """One kernel in one configuration.
+
+    signature: argument -> Triton's type ("*bf16", "i32", "fp32", "constexpr"), in order;
+    constexprs: the values of the constexpr arguments; aligned: the arguments (pointers and sizes)
+    that are multiples of 16 when launched, as Triton's own specialization finds. decoded_weights:
+    how many weights one program decodes in an iteration of its inner loop, or in all if it has no
+    loop; 0 for a kernel that decodes none.
+    """
+
+    op: str
+    description: str
+    kernel: Any
+    signature: Mapping[str, str]
+    constexprs: Mapping[str, Any]
+    num_warps: int = 4
+    num_stages: int = 3
+    fp_fusion: bool = True
+    aligned: tuple[str, ...] = field(default=())
+    decoded_weights: int = 0
+
+    @property
+    def name(self) -> str:
+        """The kernel's function name."""
+        return str(self.kernel.__name__)
+
+    def compile(self, architecture: int) -> Any:
+        """Triton's compiled kernel for an architecture (90: sm_90); imports triton, needs no GPU.
+
+        `.asm` has "ttgir", "ptx" and "cubin"; `.metadata` has `shared` (bytes) and `num_warps`.
+        """
+        import triton
+        from triton.backends.compiler import GPUTarget
+        from triton.compiler import ASTSource
+
+        places = [(i,) for i, name in enumerate(self.signature) if name in self.aligned]
+        source = ASTSource(
+            fn=self.kernel,
+            signature=dict(self.signature),
+            constexprs=dict(self.constexprs),
+            attrs={place: [["tt.divisibility", 16]] for place in places},
+        )
+        options = {
+            "num_warps": self.num_warps,
+            "num_stages": self.num_stages,
+            "enable_fp_fusion": self.fp_fusion,
+        }
+        return triton.compile(source, target=GPUTarget("cuda", architecture, WARP), options=options)

@@ -1,0 +1,92 @@
+"""Dequantization by one Triton kernel: each program decodes whole runs that share a scale."""
+
+from collections.abc import Iterator
+
+import torch
+
+from qlora_kernels.formats import QuantizedTensor
+from qlora_kernels.formats.codebooks import FORMATS
+from qlora_kernels.gpu.availability import misplaced
+from qlora_kernels.gpu.compile_case import CompileCase
+from qlora_kernels.gpu.launch import (
+    NESTED_TYPES,
+    PLAIN_TYPES,
+    TRITON_TYPES,
+    code_bits,
+    launch,
+    scale_arguments,
+)
+from qlora_kernels.gpu.table import table
+
+BACKEND = "triton"
+
+_VALUES = 8192  # per program
+_ROW = 64  # values to a scale at most: longer blocks are read as several of them
+_NUM_WARPS = 4
+
+
+def refuses(q: QuantizedTensor, out: torch.Tensor) -> str | None:
+    """Writes float32, bfloat16 and float16 on an NVIDIA GPU."""
+    if out.dtype not in TRITON_TYPES:
+        return f"out is {out.dtype}"
+    return misplaced("out", out)
+
+
+def dequantize(q: QuantizedTensor, out: torch.Tensor) -> None:
+    """`out = codebook[code] * absmax`, one float32 product and one rounding to out's dtype."""
+    from qlora_kernels.ops.dequantize.triton_device import dequantize_kernel
+
+    launch(
+        dequantize_kernel,
+        (-(-q.numel() // _VALUES),),
+        out.device,
+        q.codes,
+        *scale_arguments(q),
+        table(q.format, torch.float32, q.device),
+        out,
+        q.numel(),
+        **_constants(q.double_quant, code_bits(q), q.block_size),
+        WHOLE=q.numel() % _VALUES == 0,
+        num_warps=_NUM_WARPS,
+        enable_fp_fusion=False,  # bits equal the reference's, which rounds after every product
+    )
+
+
+def _constants(nested: bool, bits: int, block_size: int) -> dict[str, int]:
+    row = min(block_size, _ROW)
+    return {
+        "NESTED": nested,
+        "BITS": bits,
+        "BLOCK_SIZE": block_size,
+        "ROW": row,
+        "ROWS": _VALUES // row,
+    }
+
+
+def compile_cases() -> Iterator[CompileCase]:
+    """What users store: every format, and NF4 in every output dtype."""
+    from qlora_kernels.ops.dequantize.triton_device import dequantize_kernel
+
+    wanted = [("nf4", d) for d in TRITON_TYPES] + [(f, torch.bfloat16) for f in FORMATS]
+    for format_name, dtype in dict.fromkeys(wanted):
+        for nested in (True, False):
+            constants = _constants(nested, FORMATS[format_name].bits, 64) | {"WHOLE": True}
+            signature = {
+                "codes": "*u8",
+                **(NESTED_TYPES if nested else PLAIN_TYPES),
+                "table": "*i32",
+                "out": f"*{TRITON_TYPES[dtype]}",
+                "count": "i32",
+                **dict.fromkeys(constants, "constexpr"),
+            }
+            yield CompileCase(
+                "dequantize",
+                f"{format_name}, {'nested' if nested else 'plain'} scales, {TRITON_TYPES[dtype]}",
+                dequantize_kernel,
+                signature,
+                constants,
+                num_warps=_NUM_WARPS,
+                fp_fusion=False,
+                aligned=tuple(name for name in signature if signature[name] != "constexpr"),
+                decoded_weights=_VALUES,
+            )
