@@ -1,0 +1,83 @@
+"""Interleaved rounds: each contender in turn, again and again, so that drift meets all alike."""
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median, quantiles
+from time import perf_counter
+
+from bench.kernels.case import Contender
+
+# Measures one contender once: the milliseconds of one call. Made once per contender.
+Stopwatch = Callable[[], float]
+MIN_ROUNDS = 7
+
+
+@dataclass(frozen=True)
+class Timing:
+    """All rounds of one contender, in milliseconds per call."""
+
+    rounds_ms: tuple[float, ...]
+
+    @property
+    def median_ms(self) -> float:
+        return median(self.rounds_ms)
+
+    @property
+    def p20_ms(self) -> float:
+        return self._fifths[0]
+
+    @property
+    def p80_ms(self) -> float:
+        return self._fifths[-1]
+
+    @property
+    def _fifths(self) -> list[float]:
+        return quantiles(self.rounds_ms, n=5, method="inclusive")
+
+
+def ratio(ours: Timing, peer: Timing) -> float:
+    """How many times faster we are: the median over the rounds, each of which ran both."""
+    return median(p / o for o, p in zip(ours.rounds_ms, peer.rounds_ms, strict=True))
+
+
+def interleave(stopwatches: Sequence[Stopwatch], seconds: float) -> list[Timing]:
+    """At least MIN_ROUNDS rounds, and as many as fit into `seconds` per contender."""
+    times: list[list[float]] = [[] for _ in stopwatches]
+    gc.collect()
+    gc.disable()
+    try:
+        end = perf_counter() + seconds * len(stopwatches)
+        round_number = 0
+        while round_number < MIN_ROUNDS or perf_counter() < end:
+            order = range(len(stopwatches))
+            # Backwards every other round: nobody always follows the same neighbour.
+            for index in order if round_number % 2 == 0 else reversed(order):
+                times[index].append(stopwatches[index]())
+            round_number += 1
+    finally:
+        gc.enable()
+    return [Timing(tuple(each)) for each in times]
+
+
+def cpu_stopwatch(contender: Contender, sample_ms: float = 1.0) -> Stopwatch:
+    """Calls in a row that take about `sample_ms` together, taking turns over the inputs' copies."""
+    calls = contender.calls
+    for call in calls:
+        call()
+    start = perf_counter()
+    calls[0]()
+    once_ms = 1e3 * (perf_counter() - start)
+    repeats = max(1, round(sample_ms / max(once_ms, 1e-6)))
+    position = 0
+
+    def sample() -> float:
+        nonlocal position
+        chosen = [calls[(position + i) % len(calls)] for i in range(repeats)]
+        position += repeats
+        start = perf_counter()
+        for call in chosen:
+            call()
+        return 1e3 * (perf_counter() - start) / repeats
+
+    return sample

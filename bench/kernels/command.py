@@ -1,0 +1,138 @@
+"""`python -m bench --op OP`: from options to records, a table and a plot."""
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+import qlora_kernels as qk
+from bench.kernels import ops, peers, record
+from bench.kernels.case import DIRECTIONS, DTYPES, Case
+from bench.kernels.environment import ALLOCATORS, start_again, wanted
+from bench.kernels.measure import Session, run_case
+from bench.kernels.plot import roofline
+from bench.kernels.shapes import shapes
+from bench.kernels.table import table
+from qlora.provenance import provenance
+from qlora.spelling import did_you_mean
+from qlora_kernels.errors import InputError
+
+HELP = """\
+Times the kernels of one op and its peers in the same rounds, after checking what they compute.
+
+  python -m bench --op qlora_linear --against torch,bitsandbytes,peft --shapes llama-8b --m 1,128
+  python -m bench --op dequantize --backend triton --shapes 4096x4096 --json d.jsonl --plot d.png
+"""
+PACKAGES = ("qlora_kernels", "torch", "triton", "bitsandbytes", "peft", "transformers")
+GPU_BACKENDS = ("triton", "cuda")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--op", required=True, metavar="OP", help=", ".join(ops.OPS))
+    parser.add_argument("--backend", default="cpu", metavar="B", help="as qk.backends() names it")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="by default where it runs")
+    parser.add_argument("--against", default="", metavar="A,B", help=", ".join(peers.PEERS))
+    parser.add_argument("--shapes", default="4096x4096", metavar="S,T", help="models, or NxK")
+    parser.add_argument("--m", default="1,8,128", metavar="M,N", help="rows of x")
+    parser.add_argument("--dtype", default="bf16", metavar="D,E", help=", ".join(DTYPES))
+    parser.add_argument("--direction", default="forward", metavar="D,E", help=", ".join(DIRECTIONS))
+    parser.add_argument("--rank", type=int, default=16, help="of the adapter; 0: none")
+    parser.add_argument("--format", default="nf4", help="of the base weight")
+    parser.add_argument("--seconds", type=float, default=1.0, help="per contender and case")
+    parser.add_argument(
+        "--cold-mb", type=int, default=0, help="take turns over so many MB of inputs"
+    )
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="on a CPU, each bound")
+    parser.add_argument("--allocator", choices=ALLOCATORS, default="default", help="glibc's")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the records as JSON lines")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="write the roofline as a PNG")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """0, or 1 if something was red."""
+    cases = list(_cases(arguments))
+    _known("--backend", [arguments.backend], qk.backends())
+    if reason := qk.backends()[arguments.backend]:
+        raise InputError(f"bench: --backend {arguments.backend} cannot run here: {reason}")
+    against = peers.load(arguments.against)
+    start_again(wanted(arguments.threads, arguments.allocator))
+    session = _session(arguments, against)
+    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
+    records: list[record.Record] = []
+    red = False
+    for case in cases:
+        for result in run_case(session, case):
+            if isinstance(result, str):
+                console.print(result, markup=False)
+                red = red or " is red" in result
+            else:
+                records.append(result)
+        if arguments.json and records:
+            record.write(arguments.json, records)
+    if records:
+        console.print(table(records, f"{arguments.op}, {arguments.backend}"))
+        if arguments.plot:
+            roofline(records, arguments.plot)
+    return int(red)
+
+
+def _session(arguments: argparse.Namespace, against: dict[str, Any]) -> Session:
+    gpu = arguments.backend in GPU_BACKENDS and torch.cuda.is_available()
+    device = arguments.device or ("cuda" if gpu else "cpu")
+    settings: dict[str, object] = {"device": device, "cold_mb": arguments.cold_mb}
+    if device == "cpu":
+        torch.set_num_threads(arguments.threads)
+        settings |= {"threads": arguments.threads, "allocator": arguments.allocator}
+    return Session(
+        arguments.backend,
+        against,
+        device,
+        arguments.seconds,
+        arguments.cold_mb << 20,
+        settings,
+        provenance(PACKAGES),
+    )
+
+
+def _cases(arguments: argparse.Namespace) -> Iterable[Case]:
+    """Every combination; the cheap ones first, so that a mistake is seen early."""
+    op = arguments.op
+    _known("--op", [op], ops.OPS)
+    dtypes = _known("--dtype", arguments.dtype.split(","), DTYPES)
+    directions = _known("--direction", arguments.direction.split(","), DIRECTIONS)
+    sizes = _sizes(arguments.m)
+    if op in ("quantize", "dequantize"):  # they have no x
+        sizes, directions = [0], directions[:1]
+    for m in sizes:
+        for shape in shapes(arguments.shapes, op):
+            for dtype in dtypes:
+                for direction in directions:
+                    yield Case(
+                        op,
+                        *shape,
+                        m,
+                        dtype,
+                        direction,
+                        rank=arguments.rank,
+                        format=arguments.format,
+                    )
+
+
+def _sizes(text: str) -> list[int]:
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise InputError(f"bench: --m should be numbers, as in 1,8,128, was {text!r}")
+    return sorted(int(word) for word in text.split(","))
+
+
+def _known(option: str, words: list[str], known: Iterable[str]) -> list[str]:
+    for word in words:
+        if word not in known:
+            hint = did_you_mean(word, known) or f" (known: {', '.join(known)})"
+            raise InputError(f"bench: {option} {word!r} is unknown{hint}")
+    return words

@@ -1,0 +1,113 @@
+"""One case: build, check, and only then time, ours and every peer in the same rounds."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import qlora_kernels as qk
+from bench.kernels import ops, peers
+from bench.kernels.case import DTYPES, Case, Contender, Cost
+from bench.kernels.check import PASSED, check, qualify
+from bench.kernels.clock import interleave, ratio
+from bench.kernels.record import Record, described, described_roof, summary
+from bench.kernels.roof import measure, stopwatch
+
+OURS = "ours"
+
+
+@dataclass(frozen=True)
+class Session:
+    """What is the same for every case of a run."""
+
+    backend: str
+    against: Mapping[str, ModuleType]
+    device: str
+    seconds: float
+    cold_bytes: int  # of inputs to take turns over, so that no cache holds them; 0: one copy
+    settings: Mapping[str, object]
+    origin: Mapping[str, Any]
+
+
+@dataclass
+class Contest:
+    """Who is fit to be timed on a case, what the checks said, and who was refused and why."""
+
+    contenders: list[Contender] = field(default_factory=list)
+    checks: dict[str, str] = field(default_factory=dict)
+    refusals: list[str] = field(default_factory=list)
+
+
+def run_case(session: Session, case: Case) -> Iterator[Record | str]:
+    """Records, and a line for each contender that was not timed."""
+    with qk.use_backend(session.backend):
+        op = ops.load(case.op)
+        first = op.problem(case, session.device, 0)
+        cost: Cost = op.cost(first)
+        copies = max(1, -(-session.cold_bytes // cost.num_bytes))
+        problems = [first, *(op.problem(case, session.device, i) for i in range(1, copies))]
+        contest = prepare(session, op, problems)
+        yield from contest.refusals
+        if not contest.contenders:
+            return
+        watches = [stopwatch(contender, session.device) for contender in contest.contenders]
+        ours, *others = interleave(watches, session.seconds)
+    roof = measure(case.dtype, session.device)
+    roof_ms = roof.milliseconds(cost, op.WRITES)
+    settings = {**session.settings, "roof": described_roof(roof)}
+    rivals = [c.name for c in contest.contenders[1:]]
+    for name, timing in zip(rivals, others, strict=True) if rivals else [(None, None)]:
+        yield Record(
+            case.op,
+            described(case),
+            session.backend,
+            name,
+            **summary(ours),
+            against_ms=timing and summary(timing),
+            ratio=timing and ratio(ours, timing),
+            num_bytes=cost.num_bytes,
+            num_flops=cost.num_flops,
+            roof_ms=roof_ms,
+            share_of_roof=roof_ms / ours.median_ms,
+            check=contest.checks[OURS],
+            against_check=name and contest.checks[name],
+            settings=settings,
+            origin=session.origin,
+        )
+
+
+@cache
+def _qualified(op_name: str, dtype: str, backend: str, device: str) -> str:
+    """What the pooled rule says of the backend that is forced at the moment; once per run."""
+    op = ops.load(op_name)
+    problems = op.small_problems(DTYPES[dtype], device)
+    return qualify(DTYPES[dtype], ((str(p.case), op.ours(p)(), op.expected(p)) for p in problems))
+
+
+def prepare(session: Session, op: ModuleType, problems: Sequence[Any]) -> Contest:
+    """Check ours first: if it is red nobody is timed. A peer that errs is timed, and it is said."""
+    contest = Contest()
+    case: Case = problems[0].case
+    expected = op.expected(problems[0])
+    ours = Contender(OURS, tuple(op.ours(p) for p in problems))
+    verdict = _qualified(case.op, case.dtype, session.backend, session.device)
+    if verdict == PASSED:
+        verdict = check(case, ours.calls[0], expected)
+    if verdict != PASSED:
+        contest.refusals.append(f"{case}: {session.backend} is red, not timed: {verdict}")
+        return contest
+    contest.contenders.append(ours)
+    contest.checks[OURS] = verdict
+    for name, peer in session.against.items():
+        reason = peers.refusal(peer, case.op)
+        if reason is None:
+            try:
+                calls = tuple(getattr(peer, case.op)(p) for p in problems)
+                contest.checks[name] = check(case, calls[0], expected)
+                contest.contenders.append(Contender(name, calls))
+            except (AssertionError, NotImplementedError, RuntimeError, ValueError) as error:
+                reason = f"cannot run it: {str(error).splitlines()[0]}"
+        if reason is not None:
+            contest.refusals.append(f"{case}: not against {name}: {reason}")
+    return contest

@@ -1,0 +1,11 @@
+"""One file per op: its problem, our call, what its outputs should be and what it costs at least."""
+
+from importlib import import_module
+from typing import Any
+
+OPS = ("qlora_linear", "quantize", "dequantize", "linear_cross_entropy")
+
+
+def load(op: str) -> Any:
+    """The file of an op: `problem`, `ours`, `expected`, `cost` and WRITES."""
+    return import_module(f"bench.kernels.ops.{op}")

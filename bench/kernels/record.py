@@ -1,0 +1,77 @@
+"""One record per case and peer, as JSON lines: what was measured, where, and by which code."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from bench.kernels.case import Case
+from bench.kernels.clock import Timing
+from bench.kernels.roof import Roof
+from qlora_kernels.files import write_text
+
+
+@dataclass(frozen=True)
+class Record:
+    """Our time on a case and, if there is a peer, its time in the same rounds.
+
+    ratio: how many times faster we are. share_of_roof: the least time that the measured roof
+    allows over our time. check, against_check: `passed`, or what was wrong.
+    """
+
+    op: str
+    case: Mapping[str, object]
+    backend: str
+    against: str | None
+    median_ms: float
+    p20_ms: float
+    p80_ms: float
+    against_ms: Mapping[str, float] | None
+    ratio: float | None
+    num_bytes: int  # the fewest that must move
+    num_flops: int
+    roof_ms: float
+    share_of_roof: float
+    check: str
+    against_check: str | None
+    settings: Mapping[str, object]  # threads, allocator, cold bytes, roof
+    origin: Mapping[str, object]  # commit, date, versions, machine
+
+    @property
+    def intensity(self) -> float:
+        """Operations per byte."""
+        return self.num_flops / self.num_bytes
+
+    def line(self) -> str:
+        fields = asdict(self)
+        origin = fields.pop("origin")
+        return json.dumps({**fields, **origin})
+
+
+def summary(timing: Timing) -> dict[str, float]:
+    """Three numbers of a timing."""
+    return {
+        "median_ms": timing.median_ms,
+        "p20_ms": timing.p20_ms,
+        "p80_ms": timing.p80_ms,
+    }
+
+
+def described(case: Case) -> dict[str, object]:
+    """The case without its op, which stands beside it."""
+    fields = asdict(case)
+    del fields["op"]
+    return fields
+
+
+def described_roof(roof: Roof) -> dict[str, object]:
+    return {name: round(v, 1) if isinstance(v, float) else v for name, v in asdict(roof).items()}
+
+
+def write(path: Path, records: Iterable[Record]) -> Path:
+    """All records so far: called after each case, so that what is cut off keeps them."""
+    return write_text(path, "".join(record.line() + "\n" for record in records))
+
+
+def read(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -1,0 +1,68 @@
+"""The machine's roof, measured on the spot: bytes per second and operations per second."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+
+from bench.kernels.case import DTYPES, Contender, Cost
+from bench.kernels.clock import Stopwatch, cpu_stopwatch, interleave
+from bench.kernels.clock_gpu import gpu_stopwatch
+
+CPU_BYTES, GPU_BYTES = 1 << 28, 1 << 31  # far out of any cache
+CPU_SIZE, GPU_SIZE = 1024, 8192  # of the square matrices: large enough for the full rate
+SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Roof:
+    """What the memory and torch's own matrix product reach here; decimal units."""
+
+    read_gb_per_s: float
+    copy_gb_per_s: float
+    matrix_gflop_per_s: float
+    dtype: str
+
+    def milliseconds(self, cost: Cost, writes: bool) -> float:
+        """The least time for a cost; work that mostly reads is held to the reading rate."""
+        bandwidth = self.copy_gb_per_s if writes else self.read_gb_per_s
+        return 1e-6 * max(cost.num_bytes / bandwidth, cost.num_flops / self.matrix_gflop_per_s)
+
+
+def stopwatch(contender: Contender, device: str) -> Stopwatch:
+    return gpu_stopwatch(contender) if device == "cuda" else cpu_stopwatch(contender)
+
+
+@cache
+def measure(dtype: str, device: str) -> Roof:
+    """Best of several rounds each: a roof is what can be reached, not what is usual.
+
+    16-bit values may be computed in float32, so the matrix rate of a dtype is the better of both.
+    """
+    num_bytes = GPU_BYTES if device == "cuda" else CPU_BYTES
+    source = torch.ones(num_bytes // 4, device=device)
+    target = torch.empty_like(source)
+    read_ms = _best_ms(lambda: source.sum(), device)
+    copy_ms = _best_ms(lambda: target.copy_(source), device)
+    size = GPU_SIZE if device == "cuda" else CPU_SIZE
+    products_ms = [
+        _best_ms(_product(size, DTYPES[name], device), device) for name in {dtype, "fp32"}
+    ]
+    return Roof(
+        1e-6 * num_bytes / read_ms,
+        1e-6 * 2 * num_bytes / copy_ms,
+        1e-6 * 2 * size**3 / min(products_ms),
+        dtype,
+    )
+
+
+def _product(size: int, dtype: torch.dtype, device: str) -> Callable[[], object]:
+    random = torch.Generator(device).manual_seed(0)
+    a, b = torch.randn(2, size, size, generator=random, device=device).to(dtype)
+    return lambda: a @ b
+
+
+def _best_ms(call: Callable[[], object], device: str) -> float:
+    contender = Contender("roof", (call,))
+    return min(interleave([stopwatch(contender, device)], SECONDS)[0].rounds_ms)

@@ -1,0 +1,153 @@
+"""The kernel benchmark: nothing red is timed, everything timed is a complete record."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import qlora_kernels as qk
+from bench.__main__ import main
+from bench.kernels import measure, ops, peers
+from bench.kernels.case import Case, Contender
+from bench.kernels.clock import MIN_ROUNDS, Timing, cpu_stopwatch, interleave, ratio
+from bench.kernels.environment import _MARK, wanted
+from bench.kernels.roof import Roof
+from bench.kernels.shapes import shapes
+
+DOCUMENTED = """
+    op case backend against median_ms p20_ms p80_ms ratio share_of_roof check machine commit
+    versions
+"""
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
+    """No new process, no second spent on the machine's roof."""
+    monkeypatch.setenv(_MARK, "1")
+    monkeypatch.setattr(measure, "measure", lambda dtype, device: Roof(10.0, 8.0, 100.0, dtype))
+
+
+def bench(op: str, folder: Path, *options: str) -> list[dict]:
+    path = folder / "records.jsonl"
+    words = ["--op", op, "--shapes", "64x128", "--m", "5", "--seconds", "0", "--threads", "1"]
+    assert main([*words, "--json", str(path), *options]) == 0
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("op", ops.OPS)
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_every_op_is_checked_timed_and_recorded(op: str, dtype: str, tmp_path: Path):
+    directions = "forward,forward+backward"
+    options = ["--backend", "reference", "--dtype", dtype, "--direction", directions]
+    records = bench(op, tmp_path, *options)
+    assert {record["case"]["direction"] for record in records} <= set(directions.split(","))
+    for record in records:
+        assert set(DOCUMENTED.split()) <= record.keys()
+        assert record["check"] == "passed"
+        assert 0 < record["p20_ms"] <= record["median_ms"] <= record["p80_ms"]
+        assert record["share_of_roof"] == pytest.approx(record["roof_ms"] / record["median_ms"])
+
+
+def test_each_peer_has_a_record(tmp_path: Path):
+    names = ["torch", "bitsandbytes", "peft"]
+    options = ["--backend", "reference", "--dtype", "fp32", "--direction", "forward+backward"]
+    records = bench("qlora_linear", tmp_path, *options, "--against", ",".join(names))
+    assert [record["against"] for record in records] == names
+    assert [record["against_check"] for record in records] == ["passed"] * 3
+    assert all(record["ratio"] > 0 for record in records)
+
+
+def test_the_roofline_is_a_picture(tmp_path: Path):
+    bench("dequantize", tmp_path, "--plot", str(tmp_path / "roof.png"), "--backend", "reference")
+    assert (tmp_path / "roof.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_red_is_not_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    right = qk.qlora_linear
+    monkeypatch.setattr(qk, "qlora_linear", lambda *given: 1.01 * right(*given))
+    words = ["--op", "qlora_linear", "--backend", "cpu", "--shapes", "64x128", "--m", "2"]
+    monkeypatch.setattr(measure, "interleave", lambda *_: pytest.fail("timed"))
+    measure._qualified.cache_clear()
+    assert main([*words, "--dtype", "fp32", "--threads", "1"]) == 1
+    measure._qualified.cache_clear()
+    assert "cpu is red, not timed: " in capsys.readouterr().out
+
+
+def test_a_missing_peer_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setitem(__import__("sys").modules, "peft", None)
+    assert bench("qlora_linear", tmp_path, "--against", "peft", "--backend", "reference")
+    assert "not against peft: does not load" in capsys.readouterr().out
+    assert bench("quantize", tmp_path, "--against", "torch", "--backend", "reference")
+    assert "not against torch: has no quantize" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        (["--op", "qlora_liner"], "did you mean 'qlora_linear'?"),
+        (["--op", "quantize", "--shapes", "llama-9b"], "did you mean 'llama-"),
+        (["--op", "quantize", "--m", "1;2"], "--m should be numbers"),
+        (["--op", "quantize", "--against", "pytorch"], "did you mean 'torch'?"),
+        (["--op", "quantize", "--backend", "gpu"], "--backend 'gpu' is unknown"),
+        (["--op", "quantize", "--dtype", "bf17"], "did you mean 'bf16'?"),
+    ],
+)
+def test_bad_options_are_one_line(options, error: str, capsys: pytest.CaptureFixture[str]):
+    assert main(options) == 2
+    captured = capsys.readouterr().err
+    assert error in captured and captured.count("\n") == 1
+
+
+def test_shapes_by_name_are_distinct():
+    found = shapes("llama-7b,4096x4096,8x16", "qlora_linear")
+    assert found == [
+        ("llama-7b q/o", 4096, 4096),
+        ("llama-7b gate/up", 11008, 4096),
+        ("llama-7b down", 4096, 11008),
+        ("8x16", 8, 16),
+    ]
+    assert shapes("llama-8b", "linear_cross_entropy") == [("llama-8b head", 128256, 4096)]
+
+
+def test_rounds_alternate_and_ratios_are_paired():
+    order: list[str] = []
+    watches = [lambda n=name: (order.append(n), float(len(order)))[1] for name in "ab"]
+    ours, _ = interleave(watches, 0.0)
+    assert len(ours.rounds_ms) == MIN_ROUNDS
+    assert order[:4] == ["a", "b", "b", "a"]
+    assert ratio(Timing((1.0, 10.0, 2.0)), Timing((2.0, 20.0, 2.0))) == 2.0
+
+
+def test_a_stopwatch_takes_turns_over_the_copies():
+    seen: list[int] = []
+    calls = tuple(lambda i=i: seen.append(i) for i in range(3))
+    sample = cpu_stopwatch(Contender("x", calls), sample_ms=0.0)
+    del seen[:]
+    for _ in range(4):
+        sample()
+    assert seen == [0, 1, 2, 0]
+
+
+def test_the_allocator_is_set_before_the_process_starts():
+    assert "MALLOC_MMAP_THRESHOLD_" not in wanted(2, "default")
+    assert wanted(2, "raised")["MALLOC_TRIM_THRESHOLD_"] == "8000000000"
+    assert wanted(2, "raised")["OMP_NUM_THREADS"] == "2"
+
+
+@pytest.mark.parametrize("name", peers.PEERS)
+def test_peers_are_installed_where_tests_run(name: str):
+    assert peers.load(name)[name].missing() is None
+
+
+def test_costs_count_every_byte_once():
+    case = Case("qlora_linear", "64x128", 64, 128, 4, "bf16", rank=0)
+    op = ops.load("qlora_linear")
+    problem = op.problem(case, "cpu", 0)
+    assert problem.x.dtype == torch.bfloat16
+    assert op.cost(problem).num_bytes == problem.q.nbytes + 2 * 4 * (64 + 128)
+    assert op.cost(problem).num_flops == 2 * 4 * 64 * 128
