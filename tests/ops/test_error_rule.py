@@ -46,6 +46,21 @@ def test_one_wrong_case_fails():
         judge(spoil_the_third)
 
 
+def test_a_case_alone_has_its_own_bound_only():
+    """There is nothing to pool, so half a percent is not seen, but a wrong case is."""
+    random = torch.Generator().manual_seed(0)
+    x, w = torch.randn(2, 40, 40, generator=random).to(BF16)
+    plain, truth = x @ w, x.double() @ w.double()
+    for ours, fine in ((plain * 1.005, True), (plain.roll(1), False)):
+        rule = ErrorRule(BF16)
+        rule.add("alone", "y", ours, plain, truth)
+        if fine:
+            rule.check_each()
+        else:
+            with pytest.raises(AssertionError, match="alone y: error"):
+                rule.check_each()
+
+
 def test_a_single_nan_fails():
     def spoil(y: torch.Tensor) -> torch.Tensor:
         y = y.clone()
