@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 an unexpected error (with its traceback), 2 bad input, 130
 import argparse
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -19,6 +20,7 @@ COMMANDS = {
     "train": ("qlora.train.command", "fine-tune a model: 4-bit base, LoRA adapters"),
     "evaluate": ("qlora.evaluate", "loss, perplexity and accuracy on a data set"),
     "generate": ("qlora.generate", "continue a prompt, with or without an adapter"),
+    "merge": ("qlora.merge.command", "several adapters to one, and what that costs each of them"),
 }
 
 EXTRA = {"accelerate", "gguf", "matplotlib", "rich", "tensorboard", "transformers", "yaml"}
@@ -57,6 +59,8 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
+        # `--weights -0.5,1`: no option begins with a digit, so this is a value.
+        self._negative_number_matcher = re.compile(r"-\.?\d")
 
     def error(self, message: str) -> NoReturn:
         """End with exit code 2 and one line."""

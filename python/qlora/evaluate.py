@@ -7,7 +7,7 @@ import json
 import logging
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import qlora_kernels as qk
 from qlora.settings import add_arguments as add_settings
@@ -15,6 +15,7 @@ from qlora.settings import from_arguments, setting
 from qlora_kernels.errors import InputError
 
 if TYPE_CHECKING:
+    from qlora.data import Example
     from qlora.evaluation import Evaluation
 
 HELP = """\
@@ -66,24 +67,30 @@ class EvaluateSettings:
 
 def evaluate_file(settings: EvaluateSettings) -> "dict[str, Evaluation]":
     """Evaluate `base` and, if there is one, `adapter` on a data file; raises InputError."""
-    from qlora.data import pack, read_examples  # with transformers: seconds to import
-    from qlora.data.encode import pad_token
+    from qlora.data.encode import pad_token  # with transformers: seconds to import
     from qlora.evaluation import evaluate
     from qlora.models import load_tuned
-    from qlora.objective import vocabulary_size
-    from qlora.probe import check_model
 
     model, tokenizer = load_tuned(settings.model, settings.adapter, settings.layers)
-    length = settings.sequence_length
-    examples = read_examples(settings.data, tokenizer, length, vocab_size=vocabulary_size(model))
-    check_model(model, length, settings.packing)
-    rows = pack(examples, length) if settings.packing else [[example] for example in examples]
+    rows = read_rows(settings, model, tokenizer)
     how = pad_token(tokenizer), settings.batch_size
     with qk.nn.disable_adapters(model):
         results = {"base": evaluate(model, rows, *how)}
     if settings.adapter:
         results["adapter"] = evaluate(model, rows, *how)
     return results
+
+
+def read_rows(settings: EvaluateSettings, model: Any, tokenizer: Any) -> "list[list[Example]]":
+    """The rows of the data file as the model will see them; raises InputError."""
+    from qlora.data import pack, read_examples
+    from qlora.objective import vocabulary_size
+    from qlora.probe import check_model
+
+    length = settings.sequence_length
+    examples = read_examples(settings.data, tokenizer, length, vocab_size=vocabulary_size(model))
+    check_model(model, length, settings.packing)
+    return pack(examples, length) if settings.packing else [[example] for example in examples]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -29,9 +29,13 @@ class Dataclass(Protocol):
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
 
-def setting(default: Any, text: str) -> Any:
-    """A field with its default and its help text."""
-    return field(default=default, metadata={"help": text})
+def setting(default: Any, text: str, short: str = "", positional: bool = False) -> Any:
+    """A field with its default and its help text; `short` is a second flag (-o).
+
+    A positional field is given without a flag; its default makes it optional for the file's sake.
+    """
+    metadata = {"help": text, "short": short, "positional": positional}
+    return field(default=default, metadata=metadata)
 
 
 Settings = TypeVar("Settings", bound=Dataclass)
@@ -59,8 +63,14 @@ def add_arguments(parser: argparse.ArgumentParser, settings: type[Dataclass]) ->
         else:
             options["metavar"] = _metavar(hint)
             if _takes_many(hint):
-                options["nargs"] = "*"
-        parser.add_argument(flag(item.name), help=_help(item), **options)
+                options |= {"nargs": "*", "action": "extend"}
+        if item.metadata.get("positional"):
+            del options["dest"]
+            parser.add_argument(item.name, help=_help(item), **options)
+            continue
+        short = item.metadata.get("short")
+        names = [short, flag(item.name)] if short else [flag(item.name)]
+        parser.add_argument(*names, help=_help(item), **options)
 
 
 def from_arguments(settings: type[Settings], arguments: argparse.Namespace) -> Settings:
@@ -83,9 +93,11 @@ def from_sources(
     values: dict[str, Any] = {}
     if yaml_path is not None:
         written = read_mapping(Path(yaml_path))
-        refuse_unknown(str(yaml_path), written, names)
-        for name, value in written.items():
-            values[name] = read_value(f"{yaml_path}: {name}", value, hints[name])
+        named = {key(name): name for name in names}
+        refuse_unknown(str(yaml_path), written, named)
+        for word, value in written.items():
+            name = named[word]
+            values[name] = read_value(f"{yaml_path}: {word}", value, hints[name])
     refuse_unknown("settings", overrides, names)
     for name, value in overrides.items():
         if isinstance(value, list) and len(value) == 1 and _is_text_or_list(hints[name]):
@@ -94,7 +106,7 @@ def from_sources(
     for item in fields(settings):
         if item.name not in values and item.default is MISSING and item.default_factory is MISSING:
             raise InputError(
-                f"settings: {flag(item.name)} should be given (or `{item.name}:` in the file of"
+                f"settings: {flag(item.name)} should be given (or `{key(item.name)}:` in the file of"
                 " --config), was missing"
             )
     return settings(**values)
@@ -102,12 +114,18 @@ def from_sources(
 
 def to_yaml(settings: Dataclass) -> str:
     """All settings as YAML, defaults included; `from_sources` reads the same settings back."""
-    return write_mapping({name: getattr(settings, name) for name in settings.__dataclass_fields__})
+    names = settings.__dataclass_fields__
+    return write_mapping({key(name): getattr(settings, name) for name in names})
+
+
+def key(name: str) -> str:
+    """The word for a field in the file; `lambda_` is `lambda`, which Python reserves."""
+    return name.rstrip("_")
 
 
 def flag(name: str) -> str:
     """The command-line option of a field."""
-    return "--" + name.replace("_", "-")
+    return "--" + key(name).replace("_", "-")
 
 
 def _takes_many(hint: Any) -> bool:
@@ -136,4 +154,4 @@ def _help(item: Field[Any]) -> str:
     if item.default is MISSING:
         return text
     default = str(item.default).lower() if isinstance(item.default, bool) else item.default
-    return text if default is None else f"{text} (default: {default})".replace("%%", "%")
+    return text if default in (None, ()) else f"{text} (default: {default})".replace("%%", "%")

@@ -2,7 +2,7 @@
 
 Fields are bool, int, float, str, Path, Literal, `X | None`, `tuple[X, ...]`, `dict[str, X]` and
 `str | tuple[str, ...]`. Numbers may come as text: a flag always does, and YAML 1.1 reads 1e-3 as
-text too. Truth values never stand for numbers or text: YAML 1.1 reads `no` as false.
+text too; a list of numbers as one, with commas. Truth values never stand for numbers or text: YAML 1.1 reads `no` as false.
 """
 
 import math
@@ -32,6 +32,8 @@ def read_value(name: str, value: object, hint: Any) -> Any:
         return _read_union(name, value, get_args(hint))
     if origin is Literal:
         return _read_choice(name, value, get_args(hint))
+    if origin is tuple and get_args(hint)[0] in (int, float):
+        value = _split(value)
     if origin is tuple and isinstance(value, (list, tuple)):
         return tuple(read_value(f"{name}[{i}]", v, get_args(hint)[0]) for i, v in enumerate(value))
     if origin is dict:
@@ -109,6 +111,16 @@ def _read_choice(name: str, value: object, choices: tuple[Any, ...]) -> Any:
     listed = ", ".join(map(str, choices))
     hint = did_you_mean(value, map(str, choices))
     raise InputError(f"{name} should be one of {listed}, was {describe(value)}{hint}")
+
+
+def _split(value: object) -> object:
+    """`"1.5,-0.5"`, alone or as a word of a list, as its parts; anything else as it is."""
+    words = [value] if isinstance(value, str) else value
+    if not isinstance(words, (list, tuple)):
+        return value
+    return [
+        part for word in words for part in (word.split(",") if isinstance(word, str) else [word])
+    ]
 
 
 def _pairs(name: str, texts: list[str]) -> dict[str, str]:
