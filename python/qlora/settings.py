@@ -106,8 +106,8 @@ def from_sources(
     for item in fields(settings):
         if item.name not in values and item.default is MISSING and item.default_factory is MISSING:
             raise InputError(
-                f"settings: {flag(item.name)} should be given (or `{key(item.name)}:` in the file of"
-                " --config), was missing"
+                f"settings: {flag(item.name)} should be given (or `{key(item.name)}:` in the file"
+                " of --config), was missing"
             )
     return settings(**values)
 

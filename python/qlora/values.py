@@ -2,7 +2,8 @@
 
 Fields are bool, int, float, str, Path, Literal, `X | None`, `tuple[X, ...]`, `dict[str, X]` and
 `str | tuple[str, ...]`. Numbers may come as text: a flag always does, and YAML 1.1 reads 1e-3 as
-text too; a list of numbers as one, with commas. Truth values never stand for numbers or text: YAML 1.1 reads `no` as false.
+text too; a list of numbers as one, with commas. Truth values never stand for numbers or text: YAML
+1.1 reads `no` as false.
 """
 
 import math
@@ -115,12 +116,12 @@ def _read_choice(name: str, value: object, choices: tuple[Any, ...]) -> Any:
 
 def _split(value: object) -> object:
     """`"1.5,-0.5"`, alone or as a word of a list, as its parts; anything else as it is."""
-    words = [value] if isinstance(value, str) else value
-    if not isinstance(words, (list, tuple)):
-        return value
-    return [
-        part for word in words for part in (word.split(",") if isinstance(word, str) else [word])
-    ]
+    if isinstance(value, str):
+        return value.split(",")
+    if isinstance(value, (list, tuple)):
+        pieces = [word.split(",") if isinstance(word, str) else [word] for word in value]
+        return [piece for word in pieces for piece in word]
+    return value
 
 
 def _pairs(name: str, texts: list[str]) -> dict[str, str]:

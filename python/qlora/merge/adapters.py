@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from qlora_kernels.formats.adapter_folder import AdapterFolder, LayerFactors
 
 from qlora.merge.base import BaseWeights, dora_update
 from qlora.merge.layer import Layer, Update, standard_layer
 from qlora.merge.order import canonical_order
 from qlora_kernels.errors import InputError
+from qlora_kernels.formats.adapter_folder import AdapterFolder, LayerFactors
 
 Factors = Mapping[str, LayerFactors]
 Shape = tuple[int, int]

@@ -1,5 +1,6 @@
 """A merged matrix back to two factors, with as many directions as asked for."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -33,7 +34,7 @@ class Compressed:
     @property
     def error(self) -> float:
         """|merged - left right| / |merged|."""
-        return max(0.0, 1.0 - self.energy) ** 0.5
+        return math.sqrt(max(0.0, 1.0 - self.energy))
 
 
 def compress(merged: Tensor, layer: Layer, rank: str) -> Compressed:
@@ -94,4 +95,5 @@ def _sketch(matrix: Tensor, rank: int) -> tuple[Tensor, list[float]]:
 
 def _energy(matrix: Tensor) -> float:
     """|matrix|^2, summed in float64."""
-    return float(torch.linalg.vector_norm(matrix, dtype=torch.float64)) ** 2
+    norm: Tensor = torch.linalg.vector_norm(matrix, dtype=torch.float64)
+    return norm.item() ** 2

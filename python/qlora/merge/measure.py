@@ -20,9 +20,10 @@ class LayerReport:
     interference = -2 sum of <x_i, x_j> over i < j / sum of |x_i|^2: the share of the energy that
     cancels when the updates are added. 1: all of it; 0: they are orthogonal; negative: they help
     each other. present[i] = <m, t_i> / |t_i|^2: how much of t_i is in the result (1: all of it).
-    sign_conflict: share of the entries in which two x_i have opposite signs. minority_mass: share of
-    sum |x_i| (which is `mass`) that has the sign with the smaller mass, per entry. All three over
-    `entries` entries: all of a small layer, else whole rows at even distances (mass scaled up).
+    sign_conflict: share of the entries in which two x_i have opposite signs. mass = sum of |x_i|;
+    minority_mass: the share of it that has the sign with the smaller mass, entry by entry. All
+    three over `entries` entries: all of a small layer, else whole rows at even distances (mass
+    scaled up).
     """
 
     name: str

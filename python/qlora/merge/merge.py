@@ -3,8 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from qlora_kernels.formats.adapter_folder import AdapterFolder, AdapterFolderConfig, LayerFactors
-
 from qlora.merge.adapters import AdapterSet, adapter_set
 from qlora.merge.base import BaseWeights
 from qlora.merge.compress import compress
@@ -14,6 +12,7 @@ from qlora.merge.methods import METHODS
 from qlora.merge.report import MergeReport
 from qlora.merge.spec import MergeSpec
 from qlora_kernels.errors import InputError
+from qlora_kernels.formats.adapter_folder import AdapterFolder, AdapterFolderConfig, LayerFactors
 
 Watch = Callable[[str, int, int], None]  # (what is done, layers done, layers in all)
 
@@ -108,9 +107,8 @@ def _notes(
     """What the user should know before using the result."""
     bases = {folder.config.base_model for folder in folders}
     if len(bases) > 1:
-        listed = ", ".join(
-            f"{n}: {f.config.base_model}" for n, f in zip(names, folders, strict=True)
-        )
+        pairs = zip(names, folders, strict=True)
+        listed = ", ".join(f"{name}: {folder.config.base_model}" for name, folder in pairs)
         yield f"the adapters name different base models ({listed})"
     stored = sum(f.a.numel() + f.b.numel() for f in layers.values())
     dense = sum(f.a.shape[1] * f.b.shape[0] for f in layers.values())

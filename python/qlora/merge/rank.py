@@ -44,7 +44,7 @@ def choose_rank(text: str, energies: list[float]) -> int:
 
 
 def _smallest(energies: list[float], allowed: float) -> int:
-    """The smallest r with sum(energies[r:]) <= allowed; summed from the small end, exactly enough."""
+    """The smallest r with sum(energies[r:]) <= allowed, summed from the small end."""
     rest, rank = 0.0, len(energies)
     while rank and rest + energies[rank - 1] <= allowed:
         rank -= 1

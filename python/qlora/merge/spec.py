@@ -42,13 +42,12 @@ class MergeSpec:
         used = METHODS[self.method].options
         for item in fields(self):
             optional = item.name in ("density", "trim_scope", "seed")
-            if optional and item.name not in used and getattr(self, item.name) != item.default:
-                raise InputError(
-                    f"merge: {self.method} should go without {item.name}, was given it"
-                )
+            given = getattr(self, item.name) != item.default
+            if optional and given and item.name not in used:
+                raise InputError(f"merge: {self.method} should not be given {item.name}, was")
 
     def weights_for(self, count: int) -> tuple[float, ...]:
-        """One weight per adapter: 1 each unless given. Raises InputError where the counts differ."""
+        """One weight per adapter, 1 each unless given; InputError where the counts differ."""
         weights = self.weights or (1.0,) * count
         if len(weights) != count:
             should = f"weights should be one per adapter, {count}"

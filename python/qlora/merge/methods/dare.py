@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def dare(spec: "MergeSpec", adapters: Adapters) -> LayerMerge:
-    """merged = sum of w_i m_i t_i, m_i = 1 / density with probability density, else 0, per entry."""
+    """merged = sum of w_i m_i t_i; per entry m_i is 1 / density with probability density, or 0."""
 
     def merge(layer: Layer) -> Tensor:
         contributions = dropped(spec, layer)

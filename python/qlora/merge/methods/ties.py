@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 def ties(spec: "MergeSpec", adapters: Adapters) -> LayerMerge:
     """merged = sum of |w_i| s [sign(w_i t_i) = s] |t_i| / sum of |w_i| [...], over trimmed t_i.
 
-    s = sign(sum of w_i t_i) per entry, over trimmed t_i; where that is exactly 0 the sign of the sum
-    of all elected signs of the scope (the paper's code), and 0 (no update) where that is 0 too.
+    s = sign(sum of w_i t_i) per entry, over trimmed t_i; where that is exactly 0 the sign of the
+    sum of all elected signs of the scope (the paper's code), and 0 (no update) where that is 0 too.
     """
     whole = spec.trim_scope == "model"
     thresholds = kth_largest(adapters, spec.density) if whole else []
