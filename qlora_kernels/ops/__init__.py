@@ -4,14 +4,16 @@ from qlora_kernels.ops.dequantize import dequantize
 from qlora_kernels.ops.dora_column_norm import dora_column_norm
 from qlora_kernels.ops.dropout_mask import dropout_mask
 from qlora_kernels.ops.linear_cross_entropy import linear_cross_entropy
-from qlora_kernels.ops.qlora_linear import qlora_linear
+from qlora_kernels.ops.qlora_linear import Linear, qlora_linear, qlora_linear_group
 from qlora_kernels.ops.quantize import quantize
 
 __all__ = [
+    "Linear",
     "dequantize",
     "dora_column_norm",
     "dropout_mask",
     "linear_cross_entropy",
     "qlora_linear",
+    "qlora_linear_group",
     "quantize",
 ]

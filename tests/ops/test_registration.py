@@ -9,7 +9,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 import qlora_kernels as qk
 from ops.linear_formula import op, outputs
-from qlora_kernels.ops.qlora_linear.call import Call
+from qlora_kernels.ops.qlora_linear.call import Layer
 from qlora_kernels.testing.cases import LinearCase, linear_problem
 
 OPERATORS = torch.ops.qlora_kernels
@@ -29,12 +29,24 @@ def linear(wants_gradients: bool) -> tuple[object, ...]:
     x = PROBLEM.x.clone().requires_grad_(wants_gradients)
     bias = PROBLEM.bias.clone().requires_grad_(wants_gradients)
     scale = torch.rand(20).requires_grad_(wants_gradients)
-    return *Call(x, Q, replace(PROBLEM.adapter, a=a, b=b), SEED).flatten(), scale, bias
+    return x, *Layer(Q, replace(PROBLEM.adapter, a=a, b=b), SEED, scale, bias).flatten()
 
 
 def backward(*needs: bool) -> tuple[object, ...]:
-    call = Call(PROBLEM.x, Q, PROBLEM.adapter, SEED).flatten()
-    return PROBLEM.dy, *call, PROBLEM.dy, torch.rand(20), list(needs)
+    layer = Layer(Q, PROBLEM.adapter, SEED, torch.rand(20)).flatten()
+    return PROBLEM.dy, PROBLEM.dy, PROBLEM.x, *layer, list(needs)
+
+
+def group(wants_gradients: bool) -> tuple[object, ...]:
+    x, *layer = linear(wants_gradients)
+    plain = qk.quantize(torch.randn(7, 36), "int8", 32)
+    return x, *layer, *Layer(plain, None).flatten()
+
+
+def group_backward(*needs: bool) -> tuple[object, ...]:
+    dy, scaled, x, *layer, _ = backward()
+    plain = Layer(qk.quantize(torch.randn(7, 36), "int8", 32), None).flatten()
+    return dy, torch.randn(6, 7), scaled, None, x, *layer, *plain, list(needs)
 
 
 def loss(hidden: bool, head: bool) -> tuple[object, ...]:
@@ -52,6 +64,23 @@ CALLS: dict[str, tuple[Callable[..., object], tuple[object, ...]]] = {
     "qlora_linear, gradients": (OPERATORS.qlora_linear.default, linear(True)),
     "qlora_linear_backward": (OPERATORS.qlora_linear_backward.default, backward(*[True] * 5)),
     "only dx": (OPERATORS.qlora_linear_backward.default, backward(True, *[False] * 4)),
+    "group": (OPERATORS.qlora_linear_of_2.default, group(False)),
+    "group, gradients": (OPERATORS.qlora_linear_of_2.default, group(True)),
+    "backward of a group": (
+        OPERATORS.qlora_linear_of_2_backward.default,
+        group_backward(*[True] * 5, *[False] * 4),
+    ),
+    "triple": (OPERATORS.qlora_linear_of_3.default, (*group(True), *Layer(Q, None).flatten())),
+    "backward of a triple": (
+        OPERATORS.qlora_linear_of_3_backward.default,
+        (
+            *[torch.randn(6, n) for n in (20, 20, 20)],
+            *[None] * 3,
+            PROBLEM.x,
+            *Layer(Q, PROBLEM.adapter, SEED).flatten() * 3,
+            [True, *[True, True, False, False] * 3],
+        ),
+    ),
     "dora_column_norm": (
         OPERATORS.dora_column_norm.default,
         (*Q.flatten(), PROBLEM.adapter.a, PROBLEM.adapter.b, 0.5),

@@ -1,5 +1,5 @@
 """The room of qlora_linear."""
 
-from qlora_kernels.ops.qlora_linear.op import qlora_linear
+from qlora_kernels.ops.qlora_linear.op import Linear, qlora_linear, qlora_linear_group
 
-__all__ = ["qlora_linear"]
+__all__ = ["Linear", "qlora_linear", "qlora_linear_group"]

@@ -1,4 +1,4 @@
-"""One call of `qlora_linear` as values, and the flat form in which a torch operator takes it."""
+"""One layer of a `qlora_linear` call as values, and the flat form that a torch operator takes."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -9,16 +9,16 @@ from qlora_kernels.formats import Adapter, Base
 from qlora_kernels.formats.quantized_tensor import SCHEMA as BASE_SCHEMA
 from qlora_kernels.formats.quantized_tensor import flatten, unflatten
 
-# Output scale and bias are not in it: they come behind what a kernel's two directions share.
 SCHEMA = (
-    f"Tensor x, {BASE_SCHEMA}, Tensor? a, Tensor? b, float scaling, float dropout, "
-    "str dropout_on, Tensor? seed"
+    f"{BASE_SCHEMA}, Tensor? a, Tensor? b, float scaling, float dropout, str dropout_on, "
+    "Tensor? seed, Tensor? output_scale, Tensor? bias"
 )
-_BASE_PARTS = BASE_SCHEMA.count(",") + 1
+NAMES = [argument.split()[-1] for argument in SCHEMA.split(", ")]
+_BASE_PARTS = NAMES.index("a")
 
 
 class Needs(NamedTuple):
-    """Which gradients are wanted."""
+    """Which gradients are wanted of a kernel."""
 
     x: bool
     a: bool
@@ -37,55 +37,39 @@ class Gradients(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """One linear layer as a kernel takes it: base [n, k], bias [n], output_scale float32 [n]."""
+    """All but x: base [n, k], adapter, the seed of its mask, output_scale float32 [n], bias [n]."""
 
     base: Base
     adapter: Adapter | None
-    bias: torch.Tensor | None
-    seed: torch.Tensor | None
-    output_scale: torch.Tensor | None
-
-
-@dataclass(frozen=True, eq=False)
-class Call:
-    """x [..., k], base [n, k], adapter and the seed of its dropout mask."""
-
-    x: torch.Tensor
-    base: Base
-    adapter: Adapter | None
-    seed: torch.Tensor | None
-
-    def flatten(self) -> tuple[Any, ...]:
-        """The arguments of SCHEMA, in order."""
-        base = flatten(self.base)
-        if self.adapter is None:
-            return (self.x, *base, None, None, 0.0, 0.0, "rank", None)
-        adapter = self.adapter
-        return (
-            self.x,
-            *base,
-            adapter.a,
-            adapter.b,
-            adapter.scaling,
-            adapter.dropout,
-            adapter.dropout_on,
-            self.seed,
-        )
-
-    @staticmethod
-    def unflatten(x: torch.Tensor, *rest: Any) -> "Call":
-        """The call that `flatten` took apart."""
-        base = unflatten(*rest[:_BASE_PARTS])
-        a, b, scaling, dropout, dropout_on, seed = rest[_BASE_PARTS:]
-        adapter = None if a is None else Adapter(a, b, scaling, dropout, dropout_on)
-        return Call(x, base, adapter, seed)
-
-    @property
-    def rows(self) -> torch.Tensor:
-        """x as a matrix [m, k]."""
-        return self.x.reshape(-1, self.x.shape[-1])
+    seed: torch.Tensor | None = None
+    output_scale: torch.Tensor | None = None
+    bias: torch.Tensor | None = None
 
     @property
     def out_features(self) -> int:
         """n."""
         return self.base.shape[0]
+
+    def flatten(self) -> tuple[Any, ...]:
+        """The arguments of SCHEMA, in order."""
+        adapter = self.adapter
+        factors: tuple[Any, ...] = (None, None, 0.0, 0.0, "rank")
+        if adapter is not None:
+            scaling, dropout, dropout_on = adapter.scaling, adapter.dropout, adapter.dropout_on
+            factors = (adapter.a, adapter.b, scaling, dropout, dropout_on)
+        return (*flatten(self.base), *factors, self.seed, self.output_scale, self.bias)
+
+    @staticmethod
+    def unflatten(*arguments: Any) -> "Layer":
+        """The layer that `flatten` took apart."""
+        base = unflatten(*arguments[:_BASE_PARTS])
+        a, b, scaling, dropout, dropout_on, *rows = arguments[_BASE_PARTS:]
+        adapter = None if a is None else Adapter(a, b, scaling, dropout, dropout_on)
+        return Layer(base, adapter, *rows)
+
+
+def layers_of(arguments: tuple[Any, ...]) -> list[Layer]:
+    """The layers whose flat forms stand one behind the other."""
+    width = len(NAMES)
+    starts = range(0, len(arguments), width)
+    return [Layer.unflatten(*arguments[start : start + width]) for start in starts]

@@ -36,7 +36,7 @@ def forward(
     output_scale: torch.Tensor | None = None,  # [n]
 ) -> torch.Tensor:
     """`y = g * (x W^T + s (drop(x A^T)) B^T) + bias`, [m, n], with g the output scale or 1."""
-    return forward_group(x, [Layer(base, adapter, bias, seed, output_scale)])[0]
+    return forward_group(x, [Layer(base, adapter, seed, output_scale, bias)])[0]
 
 
 def forward_group(x: torch.Tensor, layers: Sequence[Layer]) -> list[torch.Tensor]:
@@ -61,7 +61,7 @@ def backward(
     needs: Needs,
 ) -> Gradients:
     """`dx = dy W + dh A`, `da = dh^T x`, `db = s dy^T h`, `dbias = sum dy`, with `dh = s dy B`."""
-    return backward_group([dy], x, [Layer(base, adapter, None, seed, None)], [needs])[0]
+    return backward_group([dy], x, [Layer(base, adapter, seed)], [needs])[0]
 
 
 def backward_group(
