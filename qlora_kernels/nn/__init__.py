@@ -1,8 +1,14 @@
 """Layers and the surgery that puts them into a model: state, no maths."""
 
-from qlora_kernels.nn.adapter_files import load_adapter, read_adapter_config, save_adapter
+from qlora_kernels.nn.adapter_files import (
+    adapters_of,
+    load_adapter,
+    read_adapter_config,
+    save_adapter,
+)
 from qlora_kernels.nn.config import QLoRAConfig
 from qlora_kernels.nn.description import Description, describe
+from qlora_kernels.nn.merging import MergeLoss, merge_adapter, unmerge_adapter
 from qlora_kernels.nn.qlora_linear import QLoRALinear
 from qlora_kernels.nn.surgery import (
     adapter_parameters,
@@ -13,14 +19,18 @@ from qlora_kernels.nn.surgery import (
 
 __all__ = [
     "Description",
+    "MergeLoss",
     "QLoRAConfig",
     "QLoRALinear",
     "adapter_parameters",
+    "adapters_of",
     "describe",
     "disable_adapters",
     "load_adapter",
+    "merge_adapter",
     "prepare_model",
     "quantized_layers",
     "read_adapter_config",
     "save_adapter",
+    "unmerge_adapter",
 ]

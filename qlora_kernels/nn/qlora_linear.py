@@ -57,6 +57,7 @@ class QLoRALinear(nn.Linear):
         self.alpha, self.rslora = 0.0, False
         self.dropout, self.dropout_on = 0.0, "rank"
         self.adapter_enabled = True
+        self.unmerged_base: Base | None = None  # what `merge_adapter` replaced
 
     @classmethod
     def from_linear(
@@ -102,6 +103,7 @@ class QLoRALinear(nn.Linear):
         self, a: torch.Tensor, b: torch.Tensor, alpha: float, rslora: bool = False
     ) -> None:
         """Take these factors, a [rank, in] and b [out, rank]; in place where shapes agree."""
+        self._check_unmerged("set_adapter")
         sizes = {"k": self.in_features, "n": self.out_features}
         check_shapes("set_adapter", sizes, a=(a, "r k"), b=(b, "n r"))
         for name, factor in (("lora_a", a), ("lora_b", b)):
@@ -115,6 +117,7 @@ class QLoRALinear(nn.Linear):
 
     def remove_adapter(self) -> None:
         """Leave the frozen base alone."""
+        self._check_unmerged("remove_adapter")
         self.lora_a = self.lora_b = None
 
     @property
@@ -143,8 +146,11 @@ class QLoRALinear(nn.Linear):
 
     @property
     def adapter(self) -> Adapter | None:
-        """The adapter as the op takes it, its dropout included whatever the mode; None without."""
-        if self.lora_a is None or self.lora_b is None:
+        """The adapter as the op takes it, its dropout included whatever the mode.
+
+        None without, and while it is merged into the base.
+        """
+        if self.lora_a is None or self.lora_b is None or self.unmerged_base is not None:
             return None
         return Adapter(self.lora_a, self.lora_b, self.scaling, self.dropout, self.dropout_on)
 
@@ -183,12 +189,19 @@ class QLoRALinear(nn.Linear):
             self.weight_dtype = self.weight.dtype
         return result
 
+    def _check_unmerged(self, who: str) -> None:
+        if self.unmerged_base is not None:
+            raise InputError(f"{who}: the layer should be unmerged (unmerge_adapter), is merged")
+
     def get_extra_state(self) -> torch.Tensor:
         """What the codes mean, as a tensor that any state dict can hold."""
-        return json_bytes({"format": self.format, "block_size": self.block_size})
+        facts: dict[str, object] = {"format": self.format, "block_size": self.block_size}
+        if self.unmerged_base is not None:
+            facts["merged"] = True  # beside its adapter, it would count twice
+        return json_bytes(facts)
 
     def set_extra_state(self, state: torch.Tensor) -> None:
-        """Refuse the codes of another format, which could have the same shapes."""
+        """Refuse codes of another format, which could have the same shapes, and merged ones."""
         stored, own = read_json_bytes(state), read_json_bytes(self.get_extra_state())
         if stored != own:
             raise InputError(f"QLoRALinear: the state dict should hold {own}, holds {stored}")
