@@ -133,6 +133,14 @@ void qlora_linear_backward(py::handle x, py::handle dx, const py::list& layers, 
   without_gil([&](const auto& kernels) { kernels.backward(task, checked(num_threads)); });
 }
 
+void dora_column_norm(const Weight& weight, py::handle adapter, py::handle norm, int num_threads) {
+  const TensorView out = view(norm, "norm");
+  out.expect_shape({weight.view.n});
+  const cpu::NormTask task{weight.view, adapter_view(adapter, py::none(), weight.view),
+                           out.as<float>()};
+  without_gil([&](const auto& kernels) { kernels.dora_column_norm(task, checked(num_threads)); });
+}
+
 }  // namespace
 }  // namespace qlora::bindings
 
@@ -153,6 +161,7 @@ PYBIND11_MODULE(_cpu, module) {
   module.def("dropout_mask", dropout_mask);
   module.def("qlora_linear_forward", qlora_linear_forward);
   module.def("qlora_linear_backward", qlora_linear_backward);
+  module.def("dora_column_norm", dora_column_norm);
   module.def(
       "philox4x32_10", [](const std::array<uint32_t, 4>& counter, uint32_t key0, uint32_t key1) {
         const auto words =

@@ -11,7 +11,9 @@
 #include "few_rows.inl"
 #include "qlora_linear.inl"
 #include "qlora_linear_backward.inl"
+#include "dora_column_norm.inl"
 
 constexpr Kernels table(const char* name, bool (*runs_here)()) {
-  return {name, runs_here, quantize, quantize_scales, dequantize, dropout_mask, forward, backward};
+  return {name,         runs_here, quantize, quantize_scales, dequantize,
+          dropout_mask, forward,   backward, dora_column_norm};
 }

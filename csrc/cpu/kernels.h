@@ -60,6 +60,13 @@ struct BackwardTask {
   std::vector<BackwardLayer> layers;
 };
 
+// norm[n] = |W_n + s b_n a|
+struct NormTask {
+  WeightView weight;
+  AdapterView adapter;
+  float* norm;
+};
+
 struct Kernels {
   const char* name;
   bool (*runs_here)();
@@ -69,6 +76,7 @@ struct Kernels {
   void (*dropout_mask)(const Dropout&, float* out, int64_t size, int num_threads);
   void (*forward)(const ForwardTask&, int num_threads);
   void (*backward)(const BackwardTask&, int num_threads);
+  void (*dora_column_norm)(const NormTask&, int num_threads);
 };
 
 extern const Kernels serial_kernels;

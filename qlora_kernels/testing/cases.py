@@ -1,6 +1,6 @@
 """The one list of cases: tails, rows that start inside a byte or a block, empties."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -24,6 +24,7 @@ class LinearCase:
     bias: bool = False
     dropout: float = 0.0
     dropout_on: str = "rank"
+    dora: bool = False
 
     def __str__(self) -> str:
         """Short enough for a test's name."""
@@ -31,12 +32,13 @@ class LinearCase:
         parts += ["dq"] if self.double_quant else []
         parts += ["bias"] if self.bias else []
         parts += [f"{self.dropout_on}{self.dropout}"] if self.dropout else []
+        parts += ["dora"] if self.dora else []
         return "-".join(parts)
 
 
 @dataclass(frozen=True, eq=False)
 class LinearProblem:
-    """The tensors of a case, in the dtype under test; A and B are float32 masters."""
+    """The tensors of a case, in the dtype under test; A, B and magnitude are float32 masters."""
 
     x: torch.Tensor
     q: QuantizedTensor
@@ -66,6 +68,10 @@ LINEAR_CASES = (
 )
 
 
+# The same with a magnitude; no adapter, none to scale.
+DORA_CASES = tuple(replace(case, dora=True) for case in LINEAR_CASES if case.rank)
+
+
 def generator(case: object) -> torch.Generator:
     """A generator seeded by the case itself, the same in every process."""
     return torch.Generator().manual_seed(sum(str(case).encode()))
@@ -83,6 +89,8 @@ def linear_problem(case: LinearCase, dtype: torch.dtype) -> LinearProblem:
     if case.rank:
         a, b = normal(case.rank, case.k, std=case.k**-0.5), normal(case.n, case.rank, std=0.5)
         adapter = Adapter(a, b, 0.75, case.dropout, case.dropout_on)
+    if adapter is not None and case.dora:
+        adapter = replace(adapter, magnitude=torch.rand(case.n, generator=random) + 0.5)
     return LinearProblem(
         normal(case.m, case.k).to(dtype),
         quantize(w, case.format, case.block_size, case.double_quant),

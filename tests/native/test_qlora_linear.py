@@ -11,13 +11,20 @@ from qlora_kernels import native
 from qlora_kernels.formats import Adapter
 from qlora_kernels.ops.qlora_linear import native_kernel
 from qlora_kernels.ops.qlora_linear.call import Gradients, Needs
-from qlora_kernels.testing.cases import FLOAT_DTYPES, LINEAR_CASES, LinearCase, linear_problem
+from qlora_kernels.testing.cases import (
+    DORA_CASES,
+    FLOAT_DTYPES,
+    LINEAR_CASES,
+    LinearCase,
+    linear_problem,
+)
 from qlora_kernels.testing.error_rule import ErrorRule
 
 # Beside the shared list: every height of a tile, few rows and more, both ways to pack a weight, a
 # rank of several strips, depths of several panels, several row blocks.
 CASES = (
     *LINEAR_CASES,
+    *DORA_CASES[:4],
     *(LinearCase(m, 33, 48, rank=4, block_size=32) for m in range(1, 15)),
     LinearCase(8, 40, 1024, rank=16, format="int8", double_quant=False),
     LinearCase(13, 50, 40, rank=33, format="fp4"),

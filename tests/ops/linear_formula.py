@@ -13,21 +13,37 @@ Linear = Callable[[LinearProblem], torch.Tensor]
 
 
 def formula(problem: LinearProblem) -> torch.Tensor:
-    """y = x W^T + s h B^T + bias in x's dtype, with the mask that the op says it uses."""
+    """y = x W^T + s h B^T + bias in x's dtype, with the mask that the op says it uses; or DoRA."""
     x, adapter, dtype = problem.x, problem.adapter, problem.x.dtype
     w = qk.dequantize(problem.q, torch.float32).to(dtype)
-    y = torch.nn.functional.linear(x, w, problem.bias)
     if adapter is None:
-        return y
+        return torch.nn.functional.linear(x, w, problem.bias)
     a, b = adapter.a.to(dtype), adapter.b.to(dtype)
+    dropped = x
     if adapter.dropout == 0.0:
         h = x @ a.T
     elif adapter.dropout_on == "rank":
         mask = qk.dropout_mask(problem.seed, (x.shape[0], adapter.rank), adapter.dropout)
         h = (x @ a.T) * mask.to(dtype)
     else:
-        h = (x * qk.dropout_mask(problem.seed, x.shape, adapter.dropout).to(dtype)) @ a.T
-    return y + adapter.scaling * (h @ b.T)
+        dropped = x * qk.dropout_mask(problem.seed, x.shape, adapter.dropout).to(dtype)
+        h = dropped @ a.T
+    update = adapter.scaling * (h @ b.T)
+    if adapter.magnitude is None:
+        return torch.nn.functional.linear(x, w, problem.bias) + update
+    return dora(x @ w.T, dropped @ w.T, update, problem)
+
+
+def dora(
+    base: torch.Tensor, dropped_base: torch.Tensor, update: torch.Tensor, problem: LinearProblem
+) -> torch.Tensor:
+    """peft's words: base + (g - 1) dropped base + g update, the norm of dense W + s B A."""
+    adapter, wide = problem.adapter, torch.promote_types(problem.x.dtype, torch.float32)
+    w = qk.dequantize(problem.q, torch.float32).to(wide)
+    dense = w + adapter.scaling * (adapter.b.to(wide) @ adapter.a.to(wide)).detach()
+    g = (adapter.magnitude / dense.norm(dim=1)).to(problem.x.dtype)
+    y = base + (g - 1) * dropped_base + g * update
+    return y if problem.bias is None else y + problem.bias
 
 
 def op(problem: LinearProblem) -> torch.Tensor:
@@ -37,7 +53,9 @@ def op(problem: LinearProblem) -> torch.Tensor:
 def in_float64(problem: LinearProblem) -> LinearProblem:
     adapter = problem.adapter
     if adapter is not None:
-        adapter = replace(adapter, a=adapter.a.double(), b=adapter.b.double())
+        magnitude = None if adapter.magnitude is None else adapter.magnitude.double()
+        a, b = adapter.a.double(), adapter.b.double()
+        adapter = replace(adapter, a=a, b=b, magnitude=magnitude)
     bias = None if problem.bias is None else problem.bias.double()
     return replace(
         problem, x=problem.x.double(), adapter=adapter, bias=bias, dy=problem.dy.double()
@@ -49,15 +67,16 @@ def with_leaves(problem: LinearProblem) -> tuple[LinearProblem, dict[str, torch.
     adapter = problem.adapter
     tensors = {"dx": problem.x, "dbias": problem.bias}
     if adapter is not None:
-        tensors |= {"da": adapter.a, "db": adapter.b}
+        tensors |= {"da": adapter.a, "db": adapter.b, "dmagnitude": adapter.magnitude}
     leaves = {name: t.detach().requires_grad_() for name, t in tensors.items() if t is not None}
     if adapter is not None:
-        adapter = replace(adapter, a=leaves["da"], b=leaves["db"])
+        magnitude = leaves.get("dmagnitude")
+        adapter = replace(adapter, a=leaves["da"], b=leaves["db"], magnitude=magnitude)
     return replace(problem, x=leaves["dx"], adapter=adapter, bias=leaves.get("dbias")), leaves
 
 
 def outputs(linear: Linear, problem: LinearProblem) -> dict[str, torch.Tensor]:
-    """y, dx, da, db and dbias, as far as the problem has them."""
+    """y, dx, da, db, dmagnitude and dbias, as far as the problem has them."""
     problem, leaves = with_leaves(problem)
     y = linear(problem)
     y.backward(problem.dy)
