@@ -31,6 +31,9 @@ class QLoRAConfig:
     dropout, dropout_on: see `Adapter`. init: A is "gaussian" (std 1 / rank) or "kaiming-uniform"
     (peft's default); B is zero, so training starts from the base.
 
+    share_inputs: q, k and v of an attention, gate and up of a feed-forward, which read the same
+    tensor, run as one op call.
+
     Raises InputError for any value that makes no sense.
     """
 
@@ -49,6 +52,7 @@ class QLoRAConfig:
     init: str = "gaussian"
     quantize_head: bool = False
     untie: bool = False
+    share_inputs: bool = True
 
     def __post_init__(self) -> None:
         """Check every field."""

@@ -1,7 +1,7 @@
 """The layer: a frozen quantized base and an optional low-rank adapter; state, no maths."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from qlora_kernels.checks import InputError, check_shapes
 from qlora_kernels.formats import Adapter, Base, QuantizedTensor
 from qlora_kernels.formats.state_dict import json_bytes, read_json_bytes
 from qlora_kernels.nn.config import QLoRAConfig
-from qlora_kernels.ops import dequantize, qlora_linear, quantize
+from qlora_kernels.ops import Linear, dequantize, qlora_linear_group, quantize
 
 _SCALES = ("scales", "nested_absmax", "nested_offset")
 
@@ -36,6 +36,7 @@ class QLoRALinear(nn.Linear):
     scales: torch.Tensor
     nested_absmax: torch.Tensor | None
     nested_offset: torch.Tensor | None
+    shared_input: Any = None  # a SharedInput while its parent's forward runs
 
     def __init__(self, base: Base, bias: torch.Tensor | None = None) -> None:
         """A layer over a base weight [out, in], without adapter."""
@@ -166,13 +167,10 @@ class QLoRALinear(nn.Linear):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x [..., in] -> [..., out]; under autocast in its dtype, else in x's."""
-        device = x.device.type
-        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-            x = x.to(torch.get_autocast_dtype(device))
-        adapter = self.adapter if self.adapter_enabled else None
-        if adapter is not None and not self.training and adapter.dropout:
-            adapter = replace(adapter, dropout=0.0)
-        return qlora_linear(x, self.base, adapter, self.bias)
+        if self.shared_input is not None:
+            y: torch.Tensor = self.shared_input.output(self, x)
+            return y
+        return forward_all([self], x)[0]
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
         """Move everything, but cast only the bias and an unquantized weight."""
@@ -213,3 +211,24 @@ class QLoRALinear(nn.Linear):
             f"in_features={self.in_features}, out_features={self.out_features}, "
             f"format={self.format}, rank={rank}, bias={self.bias is not None}"
         )
+
+
+def forward_all(layers: Sequence[QLoRALinear], x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """y [..., out_i] of every layer for one x, in one op call."""
+    dtype = autocast_dtype(x.device.type)
+    return qlora_linear_group(x if dtype is None else x.to(dtype), [_linear(m) for m in layers])
+
+
+def autocast_dtype(device_type: str) -> torch.dtype | None:
+    """What autocast casts inputs to, where it is on."""
+    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
+        return torch.get_autocast_dtype(device_type)
+    return None
+
+
+def _linear(layer: QLoRALinear) -> Linear:
+    """The layer as the op takes it: without a disabled adapter, dropping in train mode only."""
+    adapter = layer.adapter if layer.adapter_enabled else None
+    if adapter is not None and not layer.training and adapter.dropout:
+        adapter = replace(adapter, dropout=0.0)
+    return Linear(layer.base, adapter, layer.bias)

@@ -12,6 +12,7 @@ from torch import nn
 from qlora_kernels.checks import InputError
 from qlora_kernels.nn.config import QLoRAConfig
 from qlora_kernels.nn.qlora_linear import QLoRALinear, is_conv1d
+from qlora_kernels.nn.shared_input import share_inputs
 from qlora_kernels.nn.targets import matched_names
 
 _LOG = logging.getLogger("qlora_kernels")
@@ -52,6 +53,8 @@ def prepare_model(
             setattr(parent, attribute, layer)
     if head in made:
         _untie(model, made[head])
+    if config.share_inputs:
+        share_inputs(model)
     _LOG.info("prepare_model: adapters on %d of %d layers: %s", len(adapted), len(layers), adapted)
     return model
 

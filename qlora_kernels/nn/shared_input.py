@@ -1,0 +1,111 @@
+"""Layers of one parent that read the same tensor, q, k and v or gate and up, run as one op call.
+
+While the parent's forward runs, its members share a `SharedInput`: the first that is called
+computes for all, the others take what is theirs. It ends with the parent's forward, so that nothing
+is kept between calls, and a layer that is called on its own computes on its own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from qlora_kernels.nn.qlora_linear import QLoRALinear, autocast_dtype, forward_all
+
+# Children of one parent that all get the parent's own input, by their names in the usual models.
+SIBLINGS = (
+    ("q_proj", "k_proj", "v_proj"),
+    ("gate_proj", "up_proj"),
+    ("query", "key", "value"),
+    ("w1", "w3"),
+)
+# Attention over another sequence: q reads one tensor, k and v another.
+_CROSS_ATTENTION = ("encoder_attn", "cross_attn", "crossattention", "multihead_attn")
+
+
+def share_inputs(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Let siblings that read the same tensor run as one call; returns parent -> their names.
+
+    Results are those of separate calls. Parents that share already, and cross-attention, are left
+    as they are.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for name, parent in model.named_modules():
+        crosses = any(part in name.lower() for part in _CROSS_ATTENTION)
+        shares = any(isinstance(hook, _Open) for hook in parent._forward_pre_hooks.values())
+        if crosses or shares:
+            continue
+        for siblings in SIBLINGS:
+            if _members(parent, siblings):
+                parent.register_forward_pre_hook(_Open(siblings))
+                parent.register_forward_hook(_Close(siblings), always_call=True)
+                found[name] = siblings
+    return found
+
+
+class SharedInput:
+    """The outputs of several layers for one input, computed at the first call of any of them."""
+
+    def __init__(self, layers: Sequence[QLoRALinear]) -> None:
+        """`layers` [in, out_i]: those that are expected to be called with one tensor."""
+        self.layers = layers
+        self.key: tuple[Any, ...] = ()
+        self.outputs: list[torch.Tensor | None] = [None] * len(layers)
+
+    def output(self, layer: QLoRALinear, x: torch.Tensor) -> torch.Tensor:
+        """y of this layer; of all of them, if x is new or `layer` had its own already."""
+        place = next(i for i, member in enumerate(self.layers) if member is layer)
+        key = (x, _version(x), torch.is_grad_enabled(), autocast_dtype(x.device.type))
+        known = bool(self.key) and self.key[0] is x and self.key[1:] == key[1:]
+        y = self.outputs[place] if known else None
+        if y is None:
+            self.key = key
+            self.outputs = list(forward_all(self.layers, x))
+            y = self.outputs[place]
+            assert y is not None
+        self.outputs[place] = None
+        return y
+
+
+def _version(x: torch.Tensor) -> int | None:
+    """What a change of x in place counts up.
+
+    Inference tensors do not count, nor can the compiler trace it: none of the models that SIBLINGS
+    names changes x between two of them.
+    """
+    if torch.compiler.is_compiling() or x.is_inference():
+        return None
+    return x._version
+
+
+def _members(parent: nn.Module, names: Sequence[str]) -> list[QLoRALinear]:
+    """The named children, if all of them are our layers and take an input of one width."""
+    children = [getattr(parent, name, None) for name in names]
+    layers = [c for c in children if isinstance(c, QLoRALinear)]
+    fits = len(layers) == len(names) and len({layer.in_features for layer in layers}) == 1
+    return layers if fits else []
+
+
+# The hooks know names only, so that copies, pickles and replaced children need no care.
+
+
+@dataclass(frozen=True)
+class _Open:
+    names: tuple[str, ...]
+
+    def __call__(self, parent: nn.Module, _: Any) -> None:
+        layers = _members(parent, self.names)
+        shared = SharedInput(layers)
+        for layer in layers:
+            layer.shared_input = shared
+
+
+@dataclass(frozen=True)
+class _Close:
+    names: tuple[str, ...]
+
+    def __call__(self, parent: nn.Module, *_: Any) -> None:
+        for layer in _members(parent, self.names):
+            layer.shared_input = None
