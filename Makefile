@@ -12,11 +12,11 @@ TEST := .venv-test/bin/python
 PYTEST := OMP_NUM_THREADS=1 $(TEST) -m pytest -n auto --maxprocesses 4 --dist loadfile
 BUILT_FROM := pyproject.toml setup.py $(shell find csrc -type f)
 
-.PHONY: help demo demo-compare test test-full lint check-machine clean
+.PHONY: help demo demo-compare test test-full kernels-report lint check-machine clean
 .DELETE_ON_ERROR:
 
 help:  ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: .venv/ready  ## fine-tune a real 4-bit model and print base against tuned
 	$(DEMO) -m qlora.demo
@@ -24,11 +24,14 @@ demo: .venv/ready  ## fine-tune a real 4-bit model and print base against tuned
 demo-compare: .venv/ready  ## QLoRA against 16-bit LoRA on the demo task, 3 seeds each
 	$(DEMO) -m qlora.demo.compare
 
-test: lint  ## lint and every test that needs no GPU, under 15 minutes on 2 cores
+test: lint kernels-report  ## lint and every test that needs no GPU, under 15 minutes on 2 cores
 	$(PYTEST) -m "not slow" $(PYTEST_FLAGS)
 
 test-full: lint  ## the same and the slow tests
 	$(PYTEST) $(PYTEST_FLAGS)
+
+kernels-report: .venv-test/ready  ## what the compiler made of each GPU kernel, against its limits; UPDATE=1 sets them
+	OMP_NUM_THREADS=1 $(TEST) -m bench kernels-report $(if $(UPDATE),--update)
 
 lint: .venv-test/ready  ## ruff, mypy, clang-format, import arrows, spelling
 	$(TEST) -m ruff check

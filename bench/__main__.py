@@ -11,7 +11,10 @@ from qlora.spelling import did_you_mean
 from qlora_kernels.errors import InputError
 
 # name -> module, imported only when it is asked for; one line each.
-STUDIES: dict[str, str] = {"merging": "bench.merging.command"}
+STUDIES: dict[str, str] = {
+    "kernels-report": "bench.compile_gate",
+    "merging": "bench.merging.command",
+}
 
 KERNELS = "bench.kernels"
 

@@ -1,0 +1,104 @@
+"""`python -m bench kernels-report`: compile, read, compare with the limits, print."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+import qlora_kernels.ops
+from bench.compile_gate import limits
+from bench.compile_gate.compiled import Row, compile_row
+from bench.compile_gate.machines import MACHINES
+from qlora_kernels.files import write_text
+
+HELP = """\
+Compiles every GPU kernel in every configuration that can be chosen, for four architectures and
+without a GPU, and reads the machine code: registers, spills, shared memory, occupancy, the matrix
+instruction, instructions per decoded weight, and the share of the roof that these leave in reach.
+"""
+OUTPUT = Path("build/kernels.json")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--ops", default="", metavar="A,B", help="only these; no limits' leftovers")
+    parser.add_argument("--update", action="store_true", help="make today's values the limits")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="the rows as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """0, or 1 if a kernel is worse than its limits."""
+    wanted = {name for name in arguments.ops.split(",") if name}
+    jobs = [
+        (op, number, architecture)
+        for op in rooms()
+        if not wanted or op in wanted
+        for number in range(len(cases(op)))
+        for architecture in MACHINES
+    ]
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        rows = list(pool.map(_row, *zip(*jobs, strict=True))) if jobs else []
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    write_text(arguments.output, json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    Console(width=None if sys.stdout.isatty() else 200).print(table(rows))
+    known = limits.read()
+    others = {key: limit for key, limit in known.items() if wanted and key.split()[0] not in wanted}
+    if arguments.update:
+        limits.write(rows, others)
+        return 0
+    known = {key: limit for key, limit in known.items() if key not in others}
+    broken = list(limits.breaches(rows, known))
+    for line in broken:
+        print(f"kernels-report: {line}", file=sys.stderr)
+    return int(bool(broken))
+
+
+def rooms() -> Iterator[str]:
+    """Ops that have Triton kernels."""
+    for file in sorted(Path(qlora_kernels.ops.__path__[0]).glob("*/triton_kernel.py")):
+        yield file.parent.name
+
+
+def cases(op: str) -> list[Any]:
+    """What the launch rule of an op can choose."""
+    return list(import_module(f"qlora_kernels.ops.{op}.triton_kernel").compile_cases())
+
+
+def _row(op: str, number: int, architecture: int) -> Row:
+    """Cases hold functions, which don't travel between processes: they are named by number."""
+    return compile_row(cases(op)[number], architecture)
+
+
+def table(rows: list[Row]) -> Table:
+    made = Table(title="kernels, compiled without a GPU", title_justify="left")
+    columns = ("kernel", "arch", "regs", "spills", "shared", "occ.", "matrix instruction",
+               "SASS/weight", "loads", "bound")  # fmt: skip
+    for column in columns:
+        made.add_column(column, no_wrap=True)
+    for row in rows:
+        made.add_row(*map(escape, _cells(row)))
+    return made
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    return (
+        f"{row.kernel} [{row.configuration}]",
+        row.arch,
+        str(row.registers),
+        str(row.spills),
+        str(row.shared_bytes),
+        f"{row.occupancy:.0%}",
+        row.matrix_instruction,
+        "" if row.sass_per_weight is None else f"{row.sass_per_weight:.2f}",
+        row.loads,
+        f"{row.bound_share:.0%} of {row.bound_roof} ({row.bound_limit})",
+    )
