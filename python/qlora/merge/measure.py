@@ -104,11 +104,12 @@ def _conflicts(
     """Sign conflict, mass, mass of the smaller signs, and the number of entries looked at."""
     step = max(1, -(-shape[0] * shape[1] // CONFLICT_ENTRIES))
     rows = slice(None, None, step)
-    positive, negative = torch.zeros(()), torch.zeros(())
+    positive = torch.zeros(len(range(shape[0])[rows]), shape[1])
+    negative = torch.zeros_like(positive)
     for weight, update in zip(weights, updates, strict=True):
         part = weight * update.rows(rows)
-        positive = positive + part.clamp(min=0.0)
-        negative = negative - part.clamp(max=0.0)
+        positive += part.clamp(min=0.0)
+        negative -= part.clamp_(max=0.0)
     both = (positive > 0) & (negative > 0)
     mass = float((positive + negative).sum(dtype=torch.float64))
     minority = float(torch.minimum(positive, negative).sum(dtype=torch.float64))

@@ -51,11 +51,11 @@ def _adapters(report: MergeReport) -> Table:
 
 def _kinds(report: MergeReport) -> Table:
     table = Table("layers")
-    columns = ("", "rank", "energy kept", "error", "interference", "sign conflict", "minority mass")
-    for column in columns:
+    numbers = ("energy\nkept", "error", "inter-\nference", "sign\nconflict", "minority\nmass")
+    for column in ("", "rank", *numbers):
         table.add_column(column, justify="right")
-    for kind, numbers in report.by_kind().items():
-        table.add_row(kind, *_cells(numbers))
+    for kind, found in report.by_kind().items():
+        table.add_row(kind, *_cells(found))
     table.add_section()
     table.add_row("all", *_cells(report.overall))
     return table

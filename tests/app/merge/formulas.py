@@ -24,7 +24,7 @@ def keep_largest(row, density):
 
 
 def agreeing(weighted, weights):
-    """mergekit's consensus `sum`: per entry the weighted updates whose sign is that of their sum."""
+    """mergekit's consensus `sum`: per entry the weighted updates with the sign of their sum."""
     elected = torch.where(weighted.sum(0) >= 0, 1.0, -1.0)
     mask = (weighted.sign() == elected).double()
     return (weighted * mask).sum(0), (weights[:, None] * mask).sum(0)

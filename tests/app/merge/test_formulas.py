@@ -97,7 +97,7 @@ def test_dare_is_mergekits_with_the_papers_rescaling(density, chosen):
 
 
 def test_the_expectation_of_dare_is_the_sum():
-    """The mean over seeds approaches the sum as 1 / sqrt(seeds): standard errors, not tolerances."""
+    """The mean over seeds, in standard errors of a mean: none of the bounds is a tolerance."""
     density, seeds = 0.5, 200
     draws = torch.stack(
         [merged(method="dare", density=density, seed=seed) for seed in range(seeds)]

@@ -1,6 +1,7 @@
 """The identities of docs/merging.md, for every method that claims them."""
 
 from itertools import permutations
+from pathlib import Path
 
 import pytest
 import torch
@@ -125,3 +126,10 @@ def test_cancelling_entries_go_to_the_majority():
     assert difference(whole, flat(first)) <= SAME
     each = merge([first, second], method="ties", density=1.0, trim_scope="tensor")
     assert float(each[: 12 * 10].norm()) == 0.0
+
+
+def test_the_table_of_the_documentation_names_the_methods():
+    page = (Path(__file__).parents[3] / "docs/merging.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    assert [row.split("`")[1] for row in rows] == list(METHODS)
+    assert f"| | {' | '.join(f'`{name}`' for name in METHODS)} |" in page
