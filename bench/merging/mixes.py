@@ -30,6 +30,7 @@ MERGED_SKILLS = {
     "both": Mix("one adapter trained on both", ("both",)),
     "average": Mix("average", SKILLS, MergeSpec("average")),
     "sum": Mix("task arithmetic, weights 1, 1", SKILLS, _sum(1, 1)),
+    "smaller-sum": Mix("task arithmetic, weights 0.75, 0.75", SKILLS, _sum(0.75, 0.75)),
     "ties": Mix("TIES, density 0.2", SKILLS, MergeSpec("ties")),
     "dare-ties": Mix("DARE-TIES, density 0.2", SKILLS, MergeSpec("dare-ties")),
 }
@@ -38,7 +39,7 @@ MERGED_SKILLS = {
 SUBTRACTED_SKILLS = {
     f"both-{weight}-{task}": Mix(f"both - {weight:g} {task}", ("both", task), _sum(1, -weight))
     for task in SKILLS
-    for weight in (0.5, 1.0)
+    for weight in (0.25, 0.5, 1.0)
 }
 
 # What two adapters that contradict each other make together.

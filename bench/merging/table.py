@@ -33,6 +33,7 @@ def page(record: Mapping[str, Any]) -> str:
                 "## Adapters that contradict each other",
                 "Both define words; one stops behind the definition, one adds examples of use.",
                 styles_table(record["styles"]),
+                overlap(record["styles"]),
             ]
         )
         + "\n"
@@ -71,9 +72,22 @@ def styles_table(rows: Rows) -> str:
 
 
 def kept(rows: Rows, key: str, task: str) -> list[float]:
-    """accuracy(merge) / accuracy(the task's own adapter), seed by seed."""
+    """accuracy(merge) / accuracy(the task's own adapter), seed by seed.
+
+    Nothing where an adapter never learned its task, as after a trial of a few steps.
+    """
     alone = {row["seed"]: row["accuracy"][task] for row in _of(rows, task)}
+    if 0.0 in alone.values():
+        return []
     return [row["accuracy"][task] / alone[row["seed"]] for row in _of(rows, key)]
+
+
+def overlap(rows: Rows) -> str:
+    """How alike the two averaged updates are, over all entries of all layers."""
+    merges = [row["merge"] for row in _of(rows, "average")]
+    cosine = number([merge["cosine"][0][1] for merge in merges])
+    conflict = percent([merge["sign_conflict"] for merge in merges])
+    return f"The two updates have a cosine of {cosine} and opposite signs in {conflict} of entries."
 
 
 def text_loss(row: Mapping[str, Any]) -> float:
@@ -100,8 +114,8 @@ def subtraction_verdict(rows: Rows, key: str) -> str:
 
 
 def percent(values: Sequence[float]) -> str:
-    """`91.2 ± 0.8 %`."""
-    return f"{_spread([100 * value for value in values], '.1f')} %"
+    """`91.2 ± 0.8 %`, and `-` of nothing."""
+    return f"{_spread([100 * value for value in values], '.1f')} %" if values else "-"
 
 
 def points(values: Sequence[float]) -> str:
