@@ -44,6 +44,7 @@ def adapters_of(model: nn.Module) -> AdapterFolder:
         alpha=alpha,
         alpha_pattern={n: a for n, a in alphas.items() if a != alpha},
         rslora=first.rslora,
+        dora=any(m.lora_magnitude is not None for m in layers.values()),
         dropout=first.dropout,
         dropout_on=first.dropout_on,
         base_model=getattr(getattr(model, "config", None), "_name_or_path", None),
@@ -73,7 +74,8 @@ def load_adapter(model: nn.Module, folder: str | Path) -> None:
         if factors is None:
             layer.remove_adapter()
             continue
-        layer.set_adapter(factors.a, factors.b, config.alpha_of(name), config.rslora)
+        alpha = config.alpha_of(name)
+        layer.set_adapter(factors.a, factors.b, alpha, config.rslora, factors.magnitude)
         layer.dropout, layer.dropout_on = config.dropout, config.dropout_on
 
 
@@ -90,6 +92,7 @@ def read_adapter_config(folder: str | Path) -> QLoRAConfig:
         alpha=config.alpha,
         dropout=config.dropout,
         rslora=config.rslora,
+        dora=config.dora,
         rank_pattern=config.rank_pattern,
         alpha_pattern=config.alpha_pattern,
     )
@@ -97,7 +100,8 @@ def read_adapter_config(folder: str | Path) -> QLoRAConfig:
 
 def _factors(layer: QLoRALinear) -> LayerFactors:
     assert layer.lora_a is not None and layer.lora_b is not None
-    return LayerFactors(layer.lora_a.detach(), layer.lora_b.detach(), layer.scaling)
+    magnitude = None if layer.lora_magnitude is None else layer.lora_magnitude.detach()
+    return LayerFactors(layer.lora_a.detach(), layer.lora_b.detach(), layer.scaling, magnitude)
 
 
 def _shortest_targets(model: nn.Module, layers: Mapping[str, nn.Module]) -> list[str]:
@@ -113,8 +117,6 @@ def _check_fits(folder: str | Path, read: AdapterFolder, layers: Mapping[str, QL
         if names := sorted(getattr(read, kind)):
             what = kind.replace("_", " ")
             raise InputError(f"load_adapter: {folder} should be plain LoRA, has {what}: {names[0]}")
-    if read.config.dora:
-        raise InputError(f"load_adapter: {folder} should be plain LoRA, uses use_dora")
     for name, factors in read.layers.items():
         if name not in layers:
             raise InputError(

@@ -18,7 +18,8 @@ class QLoRAConfig:
     """Base format and adapters: `y = dequantize(q) x + (alpha / rank) B A x`.
 
     rank, alpha: size and strength of the update; rslora: scale by alpha / sqrt(rank) instead
-    (arXiv 2312.03732). targets: which linear layers get adapters: a list of name suffixes, one
+    (arXiv 2312.03732); dora: train the magnitude of each output feature apart from its direction
+    (arXiv 2402.09353). targets: which linear layers get adapters: a list of name suffixes, one
     string as a full-match regular expression, or "all-linear" (all but the head); exclude: name
     suffixes to leave out. rank_pattern, alpha_pattern: {regular expression on the end of the name:
     value}.
@@ -46,6 +47,7 @@ class QLoRAConfig:
     dropout: float = 0.0
     dropout_on: str = "rank"
     rslora: bool = False
+    dora: bool = False
     rank_pattern: Mapping[str, int] = field(default_factory=dict)
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
     exclude: Sequence[str] = ()

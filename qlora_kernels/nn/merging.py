@@ -125,6 +125,7 @@ def check_retained(
 
 def set_base(layer: QLoRALinear, base: Base) -> None:
     """Give the layer another base of the same format and shape."""
+    layer.column_norm.forget()
     device = layer.weight.device
     if isinstance(base, QuantizedTensor):
         layer.weight.data = base.codes.to(device)

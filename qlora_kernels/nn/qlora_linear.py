@@ -11,8 +11,11 @@ from torch import nn
 from qlora_kernels.checks import InputError, check_shapes
 from qlora_kernels.formats import Adapter, Base, QuantizedTensor
 from qlora_kernels.formats.state_dict import json_bytes, read_json_bytes
+from qlora_kernels.nn.column_norm import ColumnNorm
 from qlora_kernels.nn.config import QLoRAConfig
-from qlora_kernels.ops import Linear, dequantize, qlora_linear_group, quantize
+from qlora_kernels.ops import Linear, dequantize, dora_column_norm, qlora_linear_group, quantize
+
+ADAPTER_PARTS = ("lora_a", "lora_b", "lora_magnitude")
 
 _SCALES = ("scales", "nested_absmax", "nested_offset")
 
@@ -27,12 +30,17 @@ class QLoRALinear(nn.Linear):
 
     An `nn.Linear` for whoever asks; `weight` holds the codes, uint8 [bytes, 1] (the dense [out, in]
     weight with format "none"), and the scales are buffers. `lora_a` [rank, in] and `lora_b`
-    [out, rank] are float32 parameters, or None in a layer without adapter. Neither scales nor
-    adapters are cast by `.to(dtype)`. Drops in train mode only. Make one with `from_linear`.
+    [out, rank] are float32 parameters, or None in a layer without adapter; `lora_magnitude` [out]
+    makes it DoRA, `g * (x W^T + s (drop(x A^T)) B^T) + bias`. Neither scales nor adapters are cast
+    by `.to(dtype)`. Drops in train mode only. Make one with `from_linear`.
+
+    DoRA's norm is kept from one step of a torch optimizer to the next: whoever changes factors in
+    another way calls `column_norm.forget()`.
     """
 
     lora_a: nn.Parameter | None
     lora_b: nn.Parameter | None
+    lora_magnitude: nn.Parameter | None
     scales: torch.Tensor
     nested_absmax: torch.Tensor | None
     nested_offset: torch.Tensor | None
@@ -55,6 +63,8 @@ class QLoRALinear(nn.Linear):
         self.register_parameter("bias", frozen)
         self.register_parameter("lora_a", None)
         self.register_parameter("lora_b", None)
+        self.register_parameter("lora_magnitude", None)
+        self.column_norm = ColumnNorm()
         self.alpha, self.rslora = 0.0, False
         self.dropout, self.dropout_on = 0.0, "rank"
         self.adapter_enabled = True
@@ -89,7 +99,10 @@ class QLoRALinear(nn.Linear):
         return layer
 
     def add_adapter(self, config: QLoRAConfig, name: str = "") -> None:
-        """Give the layer a fresh trainable adapter: A by `config.init`, B zero."""
+        """Give the layer a fresh trainable adapter: A by `config.init`, B zero.
+
+        DoRA's magnitude is the norm, so that the layer starts from the base.
+        """
         rank = config.rank_of(name)
         a = torch.empty(rank, self.in_features, dtype=torch.float32, device=self.weight.device)
         if config.init == "gaussian":
@@ -97,29 +110,41 @@ class QLoRALinear(nn.Linear):
         else:
             nn.init.kaiming_uniform_(a, a=math.sqrt(5))
         b = torch.zeros(self.out_features, rank, dtype=torch.float32, device=self.weight.device)
-        self.set_adapter(a, b, config.alpha_of(name), config.rslora)
+        magnitude = dora_column_norm(self.base, Adapter(a, b, 0.0)) if config.dora else None
+        self.set_adapter(a, b, config.alpha_of(name), config.rslora, magnitude)
         self.dropout, self.dropout_on = config.dropout, config.dropout_on
 
     def set_adapter(
-        self, a: torch.Tensor, b: torch.Tensor, alpha: float, rslora: bool = False
+        self,
+        a: torch.Tensor,
+        b: torch.Tensor,
+        alpha: float,
+        rslora: bool = False,
+        magnitude: torch.Tensor | None = None,
     ) -> None:
-        """Take these factors, a [rank, in] and b [out, rank]; in place where shapes agree."""
+        """Take these factors, a [rank, in] and b [out, rank]; in place where shapes agree.
+
+        magnitude: [out] for DoRA; None makes the layer plain LoRA.
+        """
         self._check_unmerged("set_adapter")
         sizes = {"k": self.in_features, "n": self.out_features}
-        check_shapes("set_adapter", sizes, a=(a, "r k"), b=(b, "n r"))
-        for name, factor in (("lora_a", a), ("lora_b", b)):
+        check_shapes("set_adapter", sizes, a=(a, "r k"), b=(b, "n r"), magnitude=(magnitude, "n"))
+        for name, factor in zip(ADAPTER_PARTS, (a, b, magnitude), strict=True):
             held = getattr(self, name)
-            if held is not None and held.shape == factor.shape:
+            if factor is None:
+                setattr(self, name, None)
+            elif held is not None and held.shape == factor.shape:
                 held.data.copy_(factor)
             else:
                 own = torch.empty(factor.shape, dtype=torch.float32, device=self.weight.device)
                 setattr(self, name, nn.Parameter(own.copy_(factor.detach())))
         self.alpha, self.rslora = alpha, rslora
+        self.column_norm.forget()
 
     def remove_adapter(self) -> None:
         """Leave the frozen base alone."""
         self._check_unmerged("remove_adapter")
-        self.lora_a = self.lora_b = None
+        self.lora_a = self.lora_b = self.lora_magnitude = None
 
     @property
     def base(self) -> Base:
@@ -153,7 +178,14 @@ class QLoRALinear(nn.Linear):
         """
         if self.lora_a is None or self.lora_b is None or self.unmerged_base is not None:
             return None
-        return Adapter(self.lora_a, self.lora_b, self.scaling, self.dropout, self.dropout_on)
+        return Adapter(
+            self.lora_a,
+            self.lora_b,
+            self.scaling,
+            self.dropout,
+            self.dropout_on,
+            self.lora_magnitude,
+        )
 
     @property
     def W_q(self) -> torch.Tensor:
@@ -185,7 +217,12 @@ class QLoRALinear(nn.Linear):
         result = super()._apply(keeping_bits, recurse)  # type: ignore[no-untyped-call]
         if self.format == "none":
             self.weight_dtype = self.weight.dtype
+        self.column_norm.forget()
         return result
+
+    def _load_from_state_dict(self, *arguments: Any, **named: Any) -> None:
+        super()._load_from_state_dict(*arguments, **named)
+        self.column_norm.forget()
 
     def _check_unmerged(self, who: str) -> None:
         if self.unmerged_base is not None:
@@ -210,6 +247,7 @@ class QLoRALinear(nn.Linear):
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, "
             f"format={self.format}, rank={rank}, bias={self.bias is not None}"
+            + (", dora=True" if self.lora_magnitude is not None else "")
         )
 
 
@@ -231,4 +269,7 @@ def _linear(layer: QLoRALinear) -> Linear:
     adapter = layer.adapter if layer.adapter_enabled else None
     if adapter is not None and not layer.training and adapter.dropout:
         adapter = replace(adapter, dropout=0.0)
-    return Linear(layer.base, adapter, layer.bias)
+    norm = None
+    if adapter is not None and adapter.magnitude is not None:
+        norm = layer.column_norm.of(layer.base, adapter)
+    return Linear(layer.base, adapter, layer.bias, column_norm=norm)

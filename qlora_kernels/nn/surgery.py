@@ -11,7 +11,7 @@ from torch import nn
 
 from qlora_kernels.checks import InputError
 from qlora_kernels.nn.config import QLoRAConfig
-from qlora_kernels.nn.qlora_linear import QLoRALinear, is_conv1d
+from qlora_kernels.nn.qlora_linear import ADAPTER_PARTS, QLoRALinear, is_conv1d
 from qlora_kernels.nn.shared_input import share_inputs
 from qlora_kernels.nn.targets import matched_names
 
@@ -69,7 +69,7 @@ def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {
         f"{name}.{part}": parameter
         for name, layer in quantized_layers(model).items()
-        for part in ("lora_a", "lora_b")
+        for part in ADAPTER_PARTS
         if (parameter := getattr(layer, part)) is not None
     }
 

@@ -28,6 +28,7 @@ class Wanted(NamedTuple):
     bias: bool
 
 
+_FROM_BIAS_TO_SCALE = NAMES.index("output_scale") - NAMES.index("bias")
 _PLACES = [NAMES.index(name) for name in Wanted._fields]
 
 
@@ -161,9 +162,11 @@ class _QLoRALinear(torch.autograd.Function):
         wanted = _wanted(ctx.needs_input_grad)
         places = [i * len(NAMES) + len(NAMES) - 1 for i in range(len(wanted))]
         biases = [flat[place] for place in places]
-        # A bias may be large beside u, so it is added to what is saved for the magnitude.
-        for place, need in zip(places, wanted, strict=True):
-            flat[place] = None if need.output_scale else flat[place]
+        # A bias may be large beside u, so it is added to what is saved for the magnitude; and where
+        # nothing is saved too, since a checkpoint's two forwards must agree.
+        scaled_places = {p for p in places if flat[p + _FROM_BIAS_TO_SCALE] is not None}
+        for place in scaled_places:
+            flat[place] = None
         with torch._C._AutoDispatchBelowAutograd():
             outputs = _FORWARD[len(wanted)](x, *flat)
         scaled = [y if need.output_scale else None for y, need in zip(outputs, wanted, strict=True)]
@@ -176,8 +179,8 @@ class _QLoRALinear(torch.autograd.Function):
         ctx.constants = [None if isinstance(t, torch.Tensor) else t for t in saved]
         ctx.bias_dtypes = [None if bias is None else bias.dtype for bias in biases]
         return tuple(
-            y + bias.to(y.dtype) if need.output_scale and bias is not None else y
-            for y, bias, need in zip(outputs, biases, wanted, strict=True)
+            y + bias.to(y.dtype) if place in scaled_places and bias is not None else y
+            for y, bias, place in zip(outputs, biases, places, strict=True)
         )
 
     @staticmethod
