@@ -12,7 +12,7 @@ TEST := .venv-test/bin/python
 PYTEST := OMP_NUM_THREADS=1 $(TEST) -m pytest -n auto --maxprocesses 4 --dist loadfile
 BUILT_FROM := pyproject.toml setup.py $(shell find csrc -type f)
 
-.PHONY: help demo demo-compare test test-full kernels-report lint check-machine clean
+.PHONY: help demo demo-compare test test-full kernels-report gpu lint check-machine clean
 .DELETE_ON_ERROR:
 
 help:  ## list these targets
@@ -32,6 +32,11 @@ test-full: lint  ## the same and the slow tests
 
 kernels-report: .venv-test/ready  ## what the compiler made of each GPU kernel, against its limits; UPDATE=1 sets them
 	OMP_NUM_THREADS=1 $(TEST) -m bench kernels-report $(if $(UPDATE),--update)
+
+# With the Python that it is called with, as it is: no environment, no network.
+GPU_DEVICE ?= gpu
+gpu:  ## on a machine with a GPU, in 10 minutes: build, GPU tests, benchmarks; into OUT or bench/results/<gpu>
+	PYTHONPATH="$(CURDIR):$(CURDIR)/python:$$PYTHONPATH" $(PYTHON) -m bench gpu --device $(GPU_DEVICE)
 
 lint: .venv-test/ready  ## ruff, mypy, clang-format, import arrows, spelling
 	$(TEST) -m ruff check

@@ -107,7 +107,7 @@ def _cases(arguments: argparse.Namespace) -> Iterable[Case]:
     dtypes = _known("--dtype", arguments.dtype.split(","), DTYPES)
     directions = _known("--direction", arguments.direction.split(","), DIRECTIONS)
     sizes = _sizes(arguments.m)
-    if op in ("quantize", "dequantize"):  # they have no x
+    if op in ops.WITHOUT_ROWS:
         sizes, directions = [0], directions[:1]
     for m in sizes:
         for shape in shapes(arguments.shapes, op):

@@ -13,6 +13,7 @@ from bench.kernels.check import PASSED, check, qualify
 from bench.kernels.clock import interleave, ratio
 from bench.kernels.record import Record, described, described_roof, summary
 from bench.kernels.roof import measure, stopwatch
+from qlora_kernels.errors import InputError
 
 OURS = "ours"
 
@@ -41,16 +42,16 @@ class Contest:
 
 def run_case(session: Session, case: Case) -> Iterator[Record | str]:
     """Records, and a line for each contender that was not timed."""
+    op = ops.load(case.op)
+    first = op.problem(case, session.device, 0)
+    cost: Cost = op.cost(first)
+    copies = max(1, -(-session.cold_bytes // cost.num_bytes))
+    problems = [first, *(op.problem(case, session.device, i) for i in range(1, copies))]
+    contest = prepare(session, op, problems)
+    yield from contest.refusals
+    if not contest.contenders:
+        return
     with qk.use_backend(session.backend):
-        op = ops.load(case.op)
-        first = op.problem(case, session.device, 0)
-        cost: Cost = op.cost(first)
-        copies = max(1, -(-session.cold_bytes // cost.num_bytes))
-        problems = [first, *(op.problem(case, session.device, i) for i in range(1, copies))]
-        contest = prepare(session, op, problems)
-        yield from contest.refusals
-        if not contest.contenders:
-            return
         watches = [stopwatch(contender, session.device) for contender in contest.contenders]
         ours, *others = interleave(watches, session.seconds)
     roof = measure(case.dtype, session.device)
@@ -79,10 +80,14 @@ def run_case(session: Session, case: Case) -> Iterator[Record | str]:
 
 @cache
 def _qualified(op_name: str, dtype: str, backend: str, device: str) -> str:
-    """What the pooled rule says of the backend that is forced at the moment; once per run."""
+    """What the pooled rule says of a backend; once per run."""
     op = ops.load(op_name)
-    problems = op.small_problems(DTYPES[dtype], device)
-    return qualify(DTYPES[dtype], ((str(p.case), op.ours(p)(), op.expected(p)) for p in problems))
+    problems = list(op.small_problems(DTYPES[dtype], device))
+    with qk.use_backend(backend):
+        outputs = [op.ours(p)() for p in problems]
+    found = zip(problems, outputs, strict=True)
+    answers = ((str(p.case), given, op.expected(p)) for p, given in found)
+    return qualify(DTYPES[dtype], answers)
 
 
 def prepare(session: Session, op: ModuleType, problems: Sequence[Any]) -> Contest:
@@ -91,9 +96,13 @@ def prepare(session: Session, op: ModuleType, problems: Sequence[Any]) -> Contes
     case: Case = problems[0].case
     expected = op.expected(problems[0])
     ours = Contender(OURS, tuple(op.ours(p) for p in problems))
-    verdict = _qualified(case.op, case.dtype, session.backend, session.device)
-    if verdict == PASSED:
-        verdict = check(case, ours.calls[0], expected)
+    try:
+        verdict = _qualified(case.op, case.dtype, session.backend, session.device)
+        if verdict == PASSED:
+            with qk.use_backend(session.backend):
+                verdict = check(case, ours.calls[0], expected)
+    except InputError as error:  # the backend refuses this call
+        verdict = str(error)
     if verdict != PASSED:
         contest.refusals.append(f"{case}: {session.backend} is red, not timed: {verdict}")
         return contest

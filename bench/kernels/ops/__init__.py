@@ -3,7 +3,8 @@
 from importlib import import_module
 from typing import Any
 
-OPS = ("qlora_linear", "quantize", "dequantize", "linear_cross_entropy")
+OPS = ("qlora_linear", "quantize", "dequantize", "linear_cross_entropy", "dora_column_norm")
+WITHOUT_ROWS = ("quantize", "dequantize", "dora_column_norm")  # they have no x
 
 
 def load(op: str) -> Any:

@@ -4,6 +4,7 @@ import torch
 
 import qlora_kernels as qk
 from bench.kernels.case import Call
+from bench.kernels.ops import dora_column_norm as norm_op
 from bench.kernels.ops import linear_cross_entropy as loss_op
 from bench.kernels.ops import qlora_linear as linear_op
 
@@ -24,6 +25,11 @@ def without_adapter(call: Call, p: linear_op.Problem) -> Call:
     if p.adapter is None:
         return call
     return lambda: {f"base_{name}": t for name, t in call().items()}
+
+
+def dora_column_norm(p: norm_op.Problem) -> Call:
+    """Dequantize, add the dense product, take the norm: peft's way."""
+    return lambda: {"norm": norm_op.dense_norm(p, torch.float32)}
 
 
 def linear_cross_entropy(p: loss_op.Problem) -> Call:

@@ -1,0 +1,98 @@
+"""`python -m bench gpu`: environment, build, tests (red first), sanitizers, then times."""
+
+import argparse
+import os
+import platform
+from dataclasses import replace
+from pathlib import Path
+from time import monotonic
+
+import torch
+
+from bench.gpu.build import build, carried_packages
+from bench.gpu.measurements import measure, num_records
+from bench.gpu.place import DEVICES, GPU, REHEARSAL, ROOT, Place, slug, variables
+from bench.gpu.verify import Outcome, green_ops, run_tests, sanitize
+from bench.kernels.ops import OPS
+from qlora.provenance import gpu_model, versions
+from qlora_kernels.errors import InputError
+
+HELP = """\
+On a machine with a GPU and with the Python that it is called with: builds, runs the GPU tests, and
+times what is green, most valuable first. Needs no network and no environment of its own. Packages
+that the machine lacks (bitsandbytes, say) are taken from wheels/*.whl in the root of the sources.
+"""
+PACKAGES = ("torch", "triton", "numpy", "pytest", "bitsandbytes", "peft", "transformers")
+TEST_SECONDS, SANITIZER_SECONDS = 240, 45
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device", choices=DEVICES, default=GPU, help=f"{REHEARSAL}: tiny cases without a GPU"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=9.5, help="end within; what is left is cut"
+    )
+    parser.add_argument("--output", type=Path, help="by default $OUT, or bench/results/<gpu>")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """0, or 1 if a test is red or nothing was timed."""
+    place = _place(arguments)
+    _say(place, "environment", _environment())
+    packages = carried_packages(place)
+    place = replace(place, variables=variables(place.rehearses, packages))
+    for line in build(place):
+        _say(place, "build", line)
+    tests = run_tests(place, TEST_SECONDS)
+    for line in told(tests):
+        _say(place, "tests", line)
+    red = any(test.status == "failed" for test in tests)
+    for line in sanitize(place, SANITIZER_SECONDS):
+        _say(place, "sanitizer", line)
+        red = red or ": red" in line
+    for output in measure(place, green_ops(tests), set(OPS)):
+        _say(place, "bench", output)
+    count = num_records(place.output / "kernels.jsonl")
+    _say(place, "end", f"{count} records in {place.output}, {place.seconds_left:.0f} s left")
+    return int(red or not count)
+
+
+def told(tests: list[Outcome]) -> list[str]:
+    """Red tests first, then what was skipped and why, then the counts."""
+    lines = [f"RED {t.op} {t.name}: {t.message}" for t in tests if t.status == "failed"]
+    lines += sorted({f"skipped {t.op}: {t.message}" for t in tests if t.status == "skipped"})
+    counts = {o: sum(t.status == o for t in tests) for o in ("failed", "passed", "skipped")}
+    return [*lines, ", ".join(f"{count} {outcome}" for outcome, count in counts.items())]
+
+
+def _place(arguments: argparse.Namespace) -> Place:
+    gpu = gpu_model()
+    if gpu is None and arguments.device == GPU:
+        raise InputError(f"bench gpu: should find an NVIDIA GPU, found none (--device {REHEARSAL})")
+    name = REHEARSAL if arguments.device == REHEARSAL else slug(str(gpu))
+    told_output = os.environ.get("OUT")
+    default = Path(told_output) if told_output else ROOT / "bench/results" / name
+    output = (arguments.output or default).absolute()
+    output.mkdir(parents=True, exist_ok=True)
+    for name in ("report.txt", "stages.log"):
+        (output / name).unlink(missing_ok=True)
+    end = monotonic() + 60 * arguments.minutes
+    return Place(output, arguments.device, end, variables(arguments.device == REHEARSAL, None))
+
+
+def _environment() -> str:
+    found = " ".join(f"{name} {number}" for name, number in versions(PACKAGES).items())
+    gpu = gpu_model()
+    capability = (
+        "" if gpu is None else f" sm_{''.join(map(str, torch.cuda.get_device_capability()))}"
+    )
+    return f"{gpu or 'no GPU'}{capability}, {platform.machine()}, {os.cpu_count()} cores, {found}"
+
+
+def _say(place: Place, stage: str, text: str) -> None:
+    """Print, and keep: what was cut off has its report so far."""
+    line = f"{stage}: {text}"
+    print(line, flush=True)
+    with (place.output / "report.txt").open("a", encoding="utf-8") as file:
+        file.write(line + "\n")

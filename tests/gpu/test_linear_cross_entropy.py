@@ -1,0 +1,32 @@
+"""The loss head on the GPU against torch's cross entropy, by the error rule."""
+
+import pytest
+import torch
+
+from gpu.placed import forced, on_cpu, some
+from ops.test_linear_cross_entropy import CASES, Case, ours, outputs, plain, tensors
+from qlora_kernels.testing.cases import FLOAT_DTYPES
+from qlora_kernels.testing.error_rule import ErrorRule
+
+LARGE = Case(300, 576, 4096)
+
+
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
+def test_loss_and_gradients(device: str, dtype: torch.dtype):
+    rule = ErrorRule(dtype)
+    for case in some((*CASES, LARGE)):
+        given = tensors(case, dtype)
+        with forced():
+            found = on_cpu(outputs(ours, case, tuple(t.to(device) for t in given)))
+        yardstick = outputs(plain, case, given)
+        wide = outputs(plain, case, (given[0].double(), given[1].double(), given[2]))
+        for name, truth in wide.items():
+            rule.add(str(case), name, found[name], yardstick[name], truth)
+    rule.check()
+
+
+@pytest.mark.sanitizer
+def test_one_small_case(device: str):
+    given = tuple(t.to(device) for t in tensors(CASES[1], torch.bfloat16))
+    with forced():
+        assert all(t.isfinite().all() for t in outputs(ours, CASES[1], given).values())

@@ -1,0 +1,49 @@
+"""`qlora_linear` and every gradient on the GPU against float64, by the error rule; twice alike."""
+
+import pytest
+import torch
+
+from gpu.placed import forced, on_cpu, placed, some
+from ops.linear_formula import formula, in_float64, op, outputs
+from qlora_kernels.testing.cases import FLOAT_DTYPES, LINEAR_CASES, LinearCase, linear_problem
+from qlora_kernels.testing.error_rule import ErrorRule
+
+# The sizes of real layers, where the launch rule chooses its other plans.
+LARGE_CASES = (
+    LinearCase(1, 4096, 4096, rank=16),
+    LinearCase(8, 1024, 4096, rank=16, bias=True),
+    LinearCase(48, 1536, 576, rank=16),
+    LinearCase(300, 1024, 2048, rank=16, dropout=0.05),
+    LinearCase(1100, 576, 1536, rank=64),
+)
+SMALL = LinearCase(33, 100, 320, rank=16, bias=True)
+
+
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
+def test_forward_and_gradients(device: str, dtype: torch.dtype):
+    rule = ErrorRule(dtype)
+    for case in some(LINEAR_CASES + LARGE_CASES):
+        problem = linear_problem(case, dtype)
+        with forced():
+            ours = on_cpu(outputs(op, placed(problem, device)))
+        plain = outputs(formula, problem)
+        for name, truth in outputs(formula, in_float64(problem)).items():
+            rule.add(str(case), name, ours[name], plain[name], truth)
+    rule.check()
+
+
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
+@pytest.mark.parametrize("case", some((SMALL, *LARGE_CASES[2:]))[:2], ids=str)
+def test_the_same_bits_twice(device: str, case: LinearCase, dtype: torch.dtype):
+    problem = placed(linear_problem(case, dtype), device)
+    with forced():
+        first, second = outputs(op, problem), outputs(op, problem)
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
+@pytest.mark.sanitizer
+def test_one_small_case(device: str):
+    problem = placed(linear_problem(SMALL, torch.bfloat16), device)
+    with forced():
+        assert all(t.isfinite().all() for t in outputs(op, problem).values())
