@@ -34,6 +34,7 @@ SHAPES = {
     "mlp.up_proj": (INNER, HIDDEN),
     "mlp.down_proj": (HIDDEN, INNER),
 }
+MERGES = (("average", "full"), ("average", "16"), ("task-arithmetic", "full"))
 MAX_SECONDS, MAX_BYTES = 60.0, 4e9
 CHECKED = "model.layers.0.mlp.down_proj"
 MAX_ERROR = 1e-5  # of float32 factors of the sum
@@ -80,7 +81,7 @@ def fabricate(seed: int, arguments: argparse.Namespace) -> AdapterFolder:
 
 def measured(folders: list[Path], place: Path, threads: int) -> Iterator[dict[str, object]]:
     """A row for each linear method and rank that matters."""
-    for method, rank in (("average", "full"), ("average", "16"), ("task-arithmetic", "full")):
+    for method, rank in MERGES:
         output = place / f"{method}-{rank}"
         words = ["--method", method, "--rank", rank, "-o", str(output)]
         command = [sys.executable, "-m", "qlora.cli", "merge", *map(str, folders), *words]

@@ -5,6 +5,7 @@
 import argparse
 import json
 import logging
+import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
@@ -15,6 +16,7 @@ from qlora.merge.methods import METHODS
 from qlora.merge.progress import shown
 from qlora.merge.report import MergeReport
 from qlora.merge.spec import MergeSpec
+from qlora.merge.table import describe, describe_matrix
 from qlora.settings import add_arguments as add_settings
 from qlora.settings import from_arguments, setting
 from qlora_kernels.errors import InputError
@@ -88,18 +90,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Merge, report, evaluate; returns the exit code."""
     settings = from_arguments(MergeSettings, arguments)
-    from rich.console import Console
-
-    from qlora.merge.table import print_matrix, print_report
-
     logging.getLogger("qlora_kernels").setLevel(logging.WARNING)
-    console = Console(highlight=False, stderr=arguments.json)
+    stream = sys.stderr if arguments.json else sys.stdout
     report = _merge(settings)
-    print_report(console, report)
+    print(describe(report), file=stream)
     if settings.eval_data:
         report = _evaluate(settings, report)
-        print_matrix(console, report.evaluation)
-    console.print(f"written to {settings.output}", soft_wrap=True)
+        print("", describe_matrix(report.evaluation), sep="\n", file=stream)
+    print(f"\nwritten to {settings.output}", file=stream)
     if arguments.json:
         print(json.dumps(report.to_dict()))
     return 0

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from qlora.merge.adapters import short_names
@@ -29,8 +30,6 @@ def merge_adapters(
     (with `base`) DoRA. Raises InputError, before anything is written, for folders that are absent,
     foreign or do not fit each other, and for an output that exists.
     """
-    from qlora.merge.picture import draw_heat_map  # with matplotlib
-
     paths = [Path(path) for path in adapters]
     check_places(paths, Path(output))
     folders = [read_adapter_folder(path) for path in paths]
@@ -38,8 +37,8 @@ def merge_adapters(
     del folders  # as large as the result, which is copied once more when it is written
     with whole_folder(output) as temporary:
         write_adapter_folder(merged, temporary)
+        report = _draw(report, temporary / PICTURE)
         write_report(report, temporary)
-        draw_heat_map(report, temporary / PICTURE)
     return report
 
 
@@ -55,6 +54,17 @@ def check_places(adapters: Sequence[Path], output: Path) -> None:
             raise InputError(f"merge: {output} should be another folder than the adapters, is one")
     if output.exists():
         raise InputError(f"merge: {output} should not exist yet, does")
+
+
+def _draw(report: MergeReport, path: Path) -> MergeReport:
+    """Merging needs nothing but the library; a picture needs matplotlib, and its lack is told."""
+    try:
+        from qlora.merge.picture import draw_heat_map
+    except ModuleNotFoundError as error:
+        note = f"there is no {PICTURE}: it needs pip install 'qlora_kernels[train]' ({error})"
+        return replace(report, notes=(*report.notes, note))
+    draw_heat_map(report, path)
+    return report
 
 
 def write_report(report: MergeReport, folder: Path) -> None:

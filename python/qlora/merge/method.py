@@ -30,8 +30,10 @@ class Method:
 
     prepare may walk through all layers, as often as it needs. basis "core": the method asks only
     for sums, products and singular values, so it gets the small cores of `qlora.merge.layer`
-    (KnOTS, TSV-merge and Iso-C are of this kind). "standard": it looks at single entries, so it
-    gets the dense updates, one layer at a time (as DELLA and SCE will). options: the fields of
+    (TSV-merge and Iso-C are of this kind). "standard": it looks at single entries, so it gets the
+    dense updates, one layer at a time (DELLA, SCE, and KnOTS, whose right factors TIES merges). A
+    core method does not see the basis: where an update has no core (DoRA) it gets the dense ones.
+    options: the fields of
     MergeSpec that it reads besides those that every method has.
     """
 

@@ -1,24 +1,28 @@
-"""Long work on the screen: a bar on a terminal, a line now and then elsewhere."""
+"""Long work on the screen: a bar on a terminal with rich, a line now and then elsewhere."""
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
 from qlora.merge.merge import Watch
-from qlora.train.progress import PLAIN_SECONDS
+
+PLAIN_SECONDS = 10.0  # between two plain lines
 
 
 @contextmanager
 def shown() -> Iterator[Watch]:
-    """Yield what `merge_adapters` and `evaluate_matrix` tell their progress to; it is shown on the
-    error stream.
-    """
+    """Yield what `merge_adapters` and `evaluate_matrix` tell; it appears on the error stream."""
+    try:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    except ModuleNotFoundError:  # merging itself needs nothing but the library
+        yield _plain()
+        return
+    from rich.console import Console
+
     console = Console(stderr=True, highlight=False)
     if not console.is_terminal:
-        yield _plain(console)
+        yield _plain()
         return
     columns = (BarColumn(bar_width=24), TextColumn("{task.description}"), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
@@ -30,13 +34,13 @@ def shown() -> Iterator[Watch]:
         yield watch
 
 
-def _plain(console: Console) -> Watch:
+def _plain() -> Watch:
     last = time.monotonic()
 
     def watch(what: str, done: int, count: int) -> None:
         nonlocal last
         if time.monotonic() - last >= PLAIN_SECONDS:
             last = time.monotonic()
-            console.print(f"{what}  {done}/{count}", soft_wrap=True)
+            print(f"{what}  {done}/{count}", file=sys.stderr, flush=True)
 
     return watch

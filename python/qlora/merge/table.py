@@ -1,10 +1,7 @@
-"""A merge on the screen."""
+"""A merge as text: it needs no package, as merging needs none."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-
-from rich.console import Console
-from rich.table import Table
 
 from qlora.merge.report import MergeReport
 
@@ -12,53 +9,52 @@ if TYPE_CHECKING:
     from qlora.evaluation import Evaluation
 
 
-def print_report(console: Console, report: MergeReport) -> None:
+def describe(report: MergeReport) -> str:
     """The adapters, then the kinds of layers, then what to know before using the result."""
-    console.print(report.title, soft_wrap=True)
-    console.print(_adapters(report))
-    console.print(_kinds(report))
-    for note in report.notes:
-        console.print(f"note: {note}", style="yellow", soft_wrap=True)
+    notes = [f"note: {note}" for note in report.notes]
+    return "\n".join([report.title, "", _adapters(report), "", _layers(report), *notes])
 
 
-def print_matrix(console: Console, matrix: "Mapping[str, Mapping[str, Evaluation]]") -> None:
+def describe_matrix(matrix: "Mapping[str, Mapping[str, Evaluation]]") -> str:
     """Who on which task: exact matches and loss."""
-    table = Table("")
+    header = [""]
     for task in next(iter(matrix.values())):
-        table.add_column(f"{task}\nexact", justify="right")
-        table.add_column("\nloss", justify="right")
+        header += [f"{task}: exact", "loss"]
+    rows = [header]
     for name, results in matrix.items():
-        cells = []
+        row = [name]
         for result in results.values():
             exact = "-" if result.accuracy is None else f"{result.accuracy:.1%}"
-            cells += [exact, f"{result.loss:.4f}"]
-        table.add_row(name, *cells)
-    console.print(table)
+            row += [exact, f"{result.loss:.4f}"]
+        rows.append(row)
+    return aligned(rows)
 
 
-def _adapters(report: MergeReport) -> Table:
+def aligned(rows: Iterable[Sequence[str]]) -> str:
+    """Columns two spaces apart, the first to the left, the others to the right, under a header."""
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def _adapters(report: MergeReport) -> str:
     """What each brings, and how much of it is in the result."""
     overall = report.overall
-    table = Table("adapter")
-    for column in ("weight", "norm", "present", *(f"cos {n}" for n in report.adapters)):
-        table.add_column(column, justify="right")
+    rows = [["adapter", "weight", "norm", "present", *(f"cos {n}" for n in report.adapters)]]
     for i, name in enumerate(report.adapters):
         cosines = [f"{value:.3f}" for value in overall["cosine"][i]]
         numbers = f"{report.weights[i]:g}", f"{overall['norms'][i]:.4g}"
-        table.add_row(name, *numbers, f"{overall['present'][i]:.1%}", *cosines)
-    return table
+        rows.append([name, *numbers, f"{overall['present'][i]:.1%}", *cosines])
+    return aligned(rows)
 
 
-def _kinds(report: MergeReport) -> Table:
-    table = Table("layers")
-    numbers = ("energy\nkept", "error", "inter-\nference", "sign\nconflict", "minority\nmass")
-    for column in ("", "rank", *numbers):
-        table.add_column(column, justify="right")
-    for kind, found in report.by_kind().items():
-        table.add_row(kind, *_cells(found))
-    table.add_section()
-    table.add_row("all", *_cells(report.overall))
-    return table
+def _layers(report: MergeReport) -> str:
+    kinds = {**report.by_kind(), "all": report.overall}
+    header = ["layers", "", "rank", "energy", "error", "interference", "conflict", "minority mass"]
+    return aligned([header, *([kind, *_cells(found)] for kind, found in kinds.items())])
 
 
 def _cells(numbers: Mapping[str, Any]) -> list[str]:

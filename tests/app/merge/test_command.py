@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def test_the_screen_and_the_folder(places, capsys):
     assert main(words(places, "--method", "ties", "--rank", "4", "--weights", "1,0.5")) == 0
     out = capsys.readouterr().out
     assert "ties, weights 1, 0.5, density 0.2, trim_scope model, rank 4" in out
-    for word in ("present", "ference", "minority", "q_proj", "up_proj", "all", "written to"):
+    for word in ("present", "interference", "minority", "q_proj", "up_proj", "all", "written to"):
         assert word in out
     with Image.open(places / "out" / "heat_map.png") as picture:
         assert min(picture.size) > 400
@@ -158,3 +159,14 @@ def test_peft_and_load_adapter_read_it_and_the_matrix_is_measured(tiny, trained,
         wanted = by_weights(tokens).logits
         for found in (by_peft(tokens).logits, ours(tokens).logits):
             assert difference(found, wanted) <= 1e-5
+
+
+def test_a_plain_installation_merges(places, capsys, monkeypatch):
+    """Without rich and matplotlib: no picture, and the report says why."""
+    for name in ("rich", "rich.progress", "matplotlib", "matplotlib.axes", "matplotlib.figure"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "qlora.merge.picture", raising=False)
+    assert main(words(places)) == 0
+    assert "there is no heat_map.png" in capsys.readouterr().out
+    assert not (places / "out" / "heat_map.png").exists()
+    assert "heat_map.png" in json.loads((places / "out" / "report.json").read_text())["notes"][-1]
