@@ -21,6 +21,7 @@ COMMANDS = {
     "evaluate": ("qlora.evaluate", "loss, perplexity and accuracy on a data set"),
     "generate": ("qlora.generate", "continue a prompt, with or without an adapter"),
     "merge": ("qlora.merge.command", "several adapters to one, and what that costs each of them"),
+    "export": ("qlora.export.command", "an adapter, alone or merged, as other programs read it"),
 }
 
 EXTRA = {"accelerate", "gguf", "matplotlib", "rich", "tensorboard", "transformers", "yaml"}
