@@ -12,6 +12,8 @@ from qlora_kernels.errors import InputError
 
 # name -> module, imported only when it is asked for; one line each.
 STUDIES: dict[str, str] = {
+    "bases": "bench.bases",
+    "codebook": "bench.codebook",
     "gpu": "bench.gpu",
     "kernels-report": "bench.compile_gate",
     "merge-7b": "bench.merge_7b",

@@ -33,10 +33,10 @@ def cpu_refusal() -> str | None:
 
 
 @cache
-def tables(format_name: str) -> Any:
-    """What the codes of a format mean, as kernels take it."""
+def tables(format_name: str, ratios: tuple[float, ...] = ()) -> Any:
+    """What the codes of a format mean, as kernels take it, and the scales that a search tries."""
     map_values = dynamic_map(torch.device("cpu")).tolist()
-    return cpu().Tables(FORMATS[format_name].codebook, map_values)
+    return cpu().Tables(FORMATS[format_name].codebook, map_values, ratios)
 
 
 def weight(q: Any) -> Any:

@@ -35,7 +35,8 @@ ScalesView scales_view(py::handle q, int64_t num_blocks, const float* dynamic_ma
 }  // namespace
 
 Tables::Tables(const std::optional<std::vector<float>>& codebook_values,
-               const std::vector<float>& map_values) {
+               const std::vector<float>& map_values, const std::vector<float>& scale_ratios)
+    : ratios(scale_ratios) {
   if (map_values.size() != dynamic_map.size()) {
     throw std::invalid_argument("Tables: dynamic_map should have 256 values, had " +
                                 std::to_string(map_values.size()));

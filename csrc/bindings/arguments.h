@@ -12,14 +12,15 @@
 
 namespace qlora::bindings {
 
-// What a format's codes mean: sixteen values, or none for int8; and the dynamic map of 8-bit
-// scales.
+// What a format's codes mean: sixteen values, or none for int8; the dynamic map of 8-bit scales;
+// and the multiples of absmax among which a scale is searched, or none.
 struct Tables {
   std::optional<Codebook> codebook;
   std::array<float, NUM_CODES8> dynamic_map;
+  std::vector<float> ratios;
 
   Tables(const std::optional<std::vector<float>>& codebook_values,
-         const std::vector<float>& map_values);
+         const std::vector<float>& map_values, const std::vector<float>& scale_ratios);
 
   const Codebook* codebook_or_null() const { return codebook ? &*codebook : nullptr; }
 };

@@ -26,20 +26,43 @@ int checked(int num_threads) {
                               std::to_string(num_threads));
 }
 
-int64_t quantize(py::handle w, int64_t block_size, const Tables& tables, py::handle codes,
-                 py::handle absmax, int num_threads) {
+cpu::BlocksTask blocks_task(py::handle w, int64_t block_size, const Tables& tables,
+                            py::handle codes) {
   const TensorView input = view(w, "w"), code_bytes = view(codes, "codes");
-  const TensorView scales = view(absmax, "absmax");
   const int64_t size = input.size();
   block_shift_of(block_size);
   code_bytes.expect_shape({tables.codebook ? (size + 1) / 2 : size, 1});
-  scales.expect_shape({(size + block_size - 1) / block_size});
-  const cpu::QuantizeTask task{
-      input.data,        input.floating(),          size,
-      block_size,        tables.codebook_or_null(), code_bytes.as<uint8_t>(),
-      scales.as<float>()};
+  return {input.data, input.floating(),          size,
+          block_size, tables.codebook_or_null(), code_bytes.as<uint8_t>()};
+}
+
+int64_t num_blocks(const cpu::BlocksTask& task) {
+  return (task.size + task.block_size - 1) / task.block_size;
+}
+
+int64_t quantize(py::handle w, int64_t block_size, const Tables& tables, py::handle codes,
+                 py::handle scales, int num_threads) {
+  const TensorView targets = view(scales, "scales");
+  const cpu::QuantizeTask task{blocks_task(w, block_size, tables, codes), tables.ratios,
+                               targets.as<float>()};
+  targets.expect_shape({num_blocks(task.blocks)});
   return without_gil(
       [&](const auto& kernels) { return kernels.quantize(task, checked(num_threads)); });
+}
+
+// `nested`: (scale codes, read and written; nested_absmax; offset).
+void quantize_nested(py::handle w, int64_t block_size, const Tables& tables, py::handle codes,
+                     const py::tuple& nested, int num_threads) {
+  const TensorView scale_codes = view(nested[0], "scale_codes");
+  const TensorView nested_absmax = view(nested[1], "nested_absmax");
+  const cpu::NestedTask task{blocks_task(w, block_size, tables, codes), scale_codes.as<uint8_t>(),
+                             nested_absmax.as<float>(), tables.dynamic_map.data(),
+                             nested[2].cast<float>()};
+  if (!tables.codebook) throw std::invalid_argument("tables: should have a codebook, had none");
+  const int64_t count = num_blocks(task.blocks);
+  scale_codes.expect_shape({count});
+  nested_absmax.expect_shape({(count + NESTED_BLOCK - 1) / NESTED_BLOCK});
+  without_gil([&](const auto& kernels) { kernels.quantize_nested(task, checked(num_threads)); });
 }
 
 void quantize_scales(py::handle absmax, float offset, const Tables& tables, py::handle codes,
@@ -148,8 +171,9 @@ PYBIND11_MODULE(_cpu, module) {
   using namespace qlora::bindings;
   module.doc() = "Native CPU kernels; qlora_kernels.native loads them.";
   py::class_<Tables>(module, "Tables")
-      .def(py::init<const std::optional<std::vector<float>>&, const std::vector<float>&>(),
-           py::arg("codebook"), py::arg("dynamic_map"));
+      .def(py::init<const std::optional<std::vector<float>>&, const std::vector<float>&,
+                    const std::vector<float>&>(),
+           py::arg("codebook"), py::arg("dynamic_map"), py::arg("ratios") = std::vector<float>());
   py::class_<Weight>(module, "Weight")
       .def(py::init<const py::object&, const py::object&>(), py::arg("q"), py::arg("tables"));
   module.def("isa", [] { return std::string(qlora::cpu::kernels().name); });
@@ -157,6 +181,7 @@ PYBIND11_MODULE(_cpu, module) {
   module.def("use_isa", qlora::cpu::use_isa, py::arg("name"));
   module.def("quantize", quantize);
   module.def("quantize_scales", quantize_scales);
+  module.def("quantize_nested", quantize_nested);
   module.def("dequantize", dequantize);
   module.def("dropout_mask", dropout_mask);
   module.def("qlora_linear_forward", qlora_linear_forward);

@@ -1,5 +1,5 @@
-// 4-bit codes of any sixteen-value codebook (NF4, FP4): what one value becomes, and where its bits
-// lie. The values themselves are data from qlora_kernels/formats/codebooks.py.
+// 4-bit codes of any sixteen-value codebook (NF4, FP4, ...): what one value becomes, and where its
+// bits lie. The values themselves are data from qlora_kernels/formats/codebooks.py.
 #pragma once
 
 #include <algorithm>
@@ -21,6 +21,7 @@ inline int nibble_at(const uint8_t* codes, int64_t index) {
 
 struct Codebook {
   float values[NUM_CODES];          // by code, in any order
+  float by_rank[NUM_CODES];         // the same, sorted
   float thresholds[NUM_CODES - 1];  // between neighbours of the sorted values, fp32 midpoints
   uint8_t order[NUM_CODES];         // rank in the sorted values -> code
   bool is_sorted;                   // order is the identity
@@ -31,19 +32,22 @@ struct Codebook {
     std::iota(book.order, book.order + NUM_CODES, uint8_t{0});
     std::stable_sort(book.order, book.order + NUM_CODES,
                      [&](uint8_t left, uint8_t right) { return values[left] < values[right]; });
+    for (int i = 0; i < NUM_CODES; ++i) book.by_rank[i] = values[book.order[i]];
     for (int i = 0; i + 1 < NUM_CODES; ++i) {
-      book.thresholds[i] = (values[book.order[i]] + values[book.order[i + 1]]) / 2.0f;
+      book.thresholds[i] = (book.by_rank[i] + book.by_rank[i + 1]) / 2.0f;
     }
     book.is_sorted = std::is_sorted(book.order, book.order + NUM_CODES);
     return book;
   }
 
-  // The code of a value scaled into [-1, 1]: ties at a threshold go to the lower rank.
-  uint8_t encode(float scaled) const {
-    int rank = 0;
-    for (float threshold : thresholds) rank += scaled > threshold;
-    return order[rank];
+  // The place of the nearest value: ties at a threshold go to the lower rank.
+  int rank(float scaled) const {
+    int below = 0;
+    for (float threshold : thresholds) below += scaled > threshold;
+    return below;
   }
+
+  uint8_t encode(float scaled) const { return order[rank(scaled)]; }
 };
 
 // The scale of a block and the value that is coded, as bitsandbytes' CPU path computes them.

@@ -3,7 +3,9 @@
 
 #include "simd.inl"
 #include "decode.inl"
+#include "scale_search.inl"
 #include "quantize.inl"
+#include "quantize_scales.inl"
 #include "dequantize.inl"
 #include "dropout_mask.inl"
 #include "panels.inl"
@@ -14,6 +16,6 @@
 #include "dora_column_norm.inl"
 
 constexpr Kernels table(const char* name, bool (*runs_here)()) {
-  return {name,         runs_here, quantize, quantize_scales, dequantize,
-          dropout_mask, forward,   backward, dora_column_norm};
+  return {name,       runs_here,    quantize, quantize_scales, quantize_nested,
+          dequantize, dropout_mask, forward,  backward,        dora_column_norm};
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -9,15 +10,21 @@
 
 namespace qlora::cpu {
 
-// codes and absmax of `size` values in blocks; int8 where there is no codebook.
-struct QuantizeTask {
+// The weight that is quantized, flat, and where its codes go; int8 where there is no codebook.
+struct BlocksTask {
   const void* input;
   ElementType type;
   int64_t size;
   int64_t block_size;
   const Codebook* codebook;
   uint8_t* codes;
-  float* absmax;
+};
+
+// codes and scales: absmax, or the best of its multiples by `ratios` where there are any.
+struct QuantizeTask {
+  BlocksTask blocks;
+  std::span<const float> ratios;
+  float* scales;
 };
 
 // Double quantization of block scales.
@@ -28,6 +35,16 @@ struct ScalesTask {
   const float* map;
   uint8_t* codes;
   float* nested_absmax;
+};
+
+// Codes for scales that are double-quantized: of each 8-bit scale, given as the nearest to what was
+// searched, and its two neighbours the best is taken.
+struct NestedTask {
+  BlocksTask blocks;
+  uint8_t* scale_codes;  // read and written
+  const float* nested_absmax;
+  const float* map;
+  float offset;
 };
 
 // One layer over x:  y = g (x W^T + s h b^T) + bias,  h = drop(x a^T) or drop(x) a^T
@@ -72,6 +89,7 @@ struct Kernels {
   bool (*runs_here)();
   int64_t (*quantize)(const QuantizeTask&, int num_threads);  // -> first non-finite index or -1
   void (*quantize_scales)(const ScalesTask&, int num_threads);
+  void (*quantize_nested)(const NestedTask&, int num_threads);
   void (*dequantize)(const WeightView&, const OutputView&, int num_threads);
   void (*dropout_mask)(const Dropout&, float* out, int64_t size, int num_threads);
   void (*forward)(const ForwardTask&, int num_threads);

@@ -33,9 +33,8 @@ struct Block {
   bool is_ragged;  // shorter than the others: bitsandbytes divides there, where it else multiplies
 };
 
-// codes[0, count) = codebook code of clamp(value * (1 / absmax)), or of clamp(value / absmax).
-inline void encode_block4(const Codebook& book, const Ranker& ranker, const Block& block,
-                          uint8_t* codes) {
+// x[0, count) = clamp(value * (1 / absmax)), or clamp(value / absmax).
+inline void scale_block(const Block& block, float* x) {
   const float factor = 1.0f / std::max(block.absmax, MIN_ABSMAX);
   const Floats one = broadcast(1.0f);
   int64_t i = 0;
@@ -43,16 +42,26 @@ inline void encode_block4(const Codebook& book, const Ranker& ranker, const Bloc
     const Floats value = load(block.values + i);
     Floats scaled = block.is_ragged ? value / broadcast(block.absmax) : value * broadcast(factor);
     scaled = scaled > one ? one : scaled;
-    scaled = scaled < -one ? -one : scaled;
-    store_bytes(codes + i, ranker(scaled));
+    store(x + i, scaled < -one ? -one : scaled);
+  }
+  for (; i < block.count; ++i) {
+    const float value = block.values[i];
+    x[i] = clamp_to_one(block.is_ragged ? value / block.absmax : value * factor);
+  }
+}
+
+// codes[0, count) = codebook code of x / ratio.
+inline void encode_block4(const Codebook& book, const Ranker& ranker, const float* x, int64_t count,
+                          float ratio, uint8_t* codes) {
+  const float inverse = inverse_of(ratio);
+  int64_t i = 0;
+  for (; i + LANES <= count; i += LANES) {
+    store_bytes(codes + i, ranker(load(x + i) * broadcast(inverse)));
   }
   if (!book.is_sorted) {
     for (int64_t j = 0; j < i; ++j) codes[j] = book.order[codes[j]];
   }
-  for (; i < block.count; ++i) {
-    const float value = block.values[i];
-    codes[i] = book.encode(clamp_to_one(block.is_ragged ? value / block.absmax : value * factor));
-  }
+  for (; i < count; ++i) codes[i] = book.encode(x[i] * inverse);
 }
 
 inline void encode_block8(const Block& block, uint8_t* codes) {
@@ -71,39 +80,72 @@ inline void pack_codes(const Codebook& book, const uint8_t* codes, int64_t count
   if (count % 2 != 0) packed[count / 2] = pack_nibbles(codes[count - 1], book.encode(0.0f));
 }
 
-// Returns the index of the first value that is not finite (and stops there), or -1.
-template <class Element>
-inline int64_t quantize_range(const QuantizeTask& task, Range range) {
+// Calls body(block, index of its scale) for each block in the range, its values as fp32; returns
+// the index of the first value that is not finite (and stops there), or -1.
+template <class Element, class Body>
+inline int64_t for_blocks(const BlocksTask& task, Range range, const Body& body) {
   const auto* input = static_cast<const Element*>(task.input);
-  const Codebook* book = task.codebook;
-  static const float unused[NUM_CODES - 1] = {};
-  const Ranker ranker(book != nullptr ? book->thresholds : unused);
   alignas(64) float values[MAX_BLOCK];
-  uint8_t codes[MAX_BLOCK];
   for (int64_t first = range.first; first < range.last; first += task.block_size) {
     const int64_t count = std::min(task.block_size, range.last - first);
     convert(values, input + first, count);
     const uint32_t magnitude = max_magnitude(values, count);
     if (magnitude >= INFINITY_BITS) return first + first_nonfinite(values, count);
     Block block{values, count, float_of(magnitude), count < task.block_size};
-    if (book != nullptr) {
-      if (block.is_ragged) block.absmax = std::max(block.absmax, MIN_ABSMAX);
-      encode_block4(*book, ranker, block, codes);
-      pack_codes(*book, codes, count, task.codes + first / 2);
-    } else {
-      encode_block8(block, task.codes + first);
+    if (block.is_ragged && task.codebook != nullptr) {
+      block.absmax = std::max(block.absmax, MIN_ABSMAX);
     }
-    task.absmax[first / task.block_size] = block.absmax;
+    body(block, first / task.block_size);
   }
   return -1;
 }
 
+// The same for blocks that get codebook codes: body(x, block, index) returns the ratio of the scale
+// to absmax, and its codes are written.
+template <class Element, class Body>
+inline int64_t encode_blocks4(const BlocksTask& task, Range range, const Body& body) {
+  const Codebook& book = *task.codebook;
+  const Ranker ranker(book.thresholds);
+  const ScaleSearch search{book, ranker};
+  alignas(64) float x[MAX_BLOCK];
+  uint8_t codes[MAX_BLOCK];
+  return for_blocks<Element>(task, range, [&](const Block& block, int64_t index) {
+    scale_block(block, x);
+    const float ratio = body(search, x, block, index);
+    encode_block4(book, ranker, x, block.count, ratio, codes);
+    pack_codes(book, codes, block.count, task.codes + index * task.block_size / 2);
+  });
+}
+
+template <class Element>
+inline int64_t quantize_range(const QuantizeTask& task, Range range) {
+  const BlocksTask& blocks = task.blocks;
+  if (blocks.codebook == nullptr) {
+    return for_blocks<Element>(blocks, range, [&](const Block& block, int64_t index) {
+      encode_block8(block, blocks.codes + index * blocks.block_size);
+      task.scales[index] = block.absmax;
+    });
+  }
+  return encode_blocks4<Element>(
+      blocks, range,
+      [&](const ScaleSearch& search, const float* x, const Block& block, int64_t index) {
+        float ratio = 1.0f;
+        if (!task.ratios.empty()) {
+          ratio = search.best_ratio(x, block.count, block.absmax, task.ratios);
+        }
+        task.scales[index] = ratio * block.absmax;
+        return ratio;
+      });
+}
+
 inline int64_t quantize(const QuantizeTask& task, int num_threads) {
+  const BlocksTask& blocks = task.blocks;
+  const int64_t work = blocks.size * (1 + static_cast<int64_t>(task.ratios.size()));
   std::atomic<int64_t> first_bad{INT64_MAX};
-  parallel(threads_for(task.size, num_threads), [&](const Team& team) {
-    const Range range = team.share_of(task.size, task.block_size);
+  parallel(threads_for(work, num_threads), [&](const Team& team) {
+    const Range range = team.share_of(blocks.size, blocks.block_size);
     int64_t bad = -1;
-    dispatch(task.type, [&](auto* tag) {
+    dispatch(blocks.type, [&](auto* tag) {
       bad = quantize_range<std::remove_pointer_t<decltype(tag)>>(task, range);
     });
     int64_t seen = first_bad.load();
@@ -111,22 +153,4 @@ inline int64_t quantize(const QuantizeTask& task, int num_threads) {
     }
   });
   return first_bad == INT64_MAX ? -1 : first_bad.load();
-}
-
-// Double quantization of block scales: centred on `offset`, 256 to a nested block.
-inline void quantize_scales(const ScalesTask& task, int num_threads) {
-  parallel(threads_for(task.size * 16, num_threads), [&](const Team& team) {
-    const Range range = team.share_of(task.size, NESTED_BLOCK);
-    for (int64_t first = range.first; first < range.last; first += NESTED_BLOCK) {
-      const int64_t count = std::min(NESTED_BLOCK, range.last - first);
-      float centred[NESTED_BLOCK];
-      for (int64_t i = 0; i < count; ++i) centred[i] = task.absmax[first + i] - task.offset;
-      const float nested = float_of(max_magnitude(centred, count));
-      for (int64_t i = 0; i < count; ++i) {
-        const float scaled = nested > 0.0f ? centred[i] / nested : 0.0f;
-        task.codes[first + i] = nearest_code8(task.map, scaled);
-      }
-      task.nested_absmax[first / NESTED_BLOCK] = nested;
-    }
-  });
 }

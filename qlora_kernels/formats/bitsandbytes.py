@@ -12,11 +12,11 @@ What bitsandbytes wrote dequantizes to the same bits here, and the other way rou
 import torch
 
 from qlora_kernels.errors import InputError
-from qlora_kernels.formats.codebooks import FORMATS, NESTED_BLOCK_SIZE, codebook, dynamic_map
+from qlora_kernels.formats.codebooks import NESTED_BLOCK_SIZE, codebook, dynamic_map
 from qlora_kernels.formats.quantized_tensor import QuantizedTensor
 from qlora_kernels.formats.state_dict import dtype_named, fact, json_bytes, read_json_bytes
 
-_FOUR_BIT = tuple(name for name, f in FORMATS.items() if f.codebook)
+_FOUR_BIT = ("nf4", "fp4")
 _WHO = "bitsandbytes state dict"
 
 

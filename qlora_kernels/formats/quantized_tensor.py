@@ -7,6 +7,9 @@ and a block may straddle two rows:
     int8 codes    byte i = two's complement code of value i
     scales        float32 absmax per block, or with double quantization a uint8 code per block and
                   absmax[j] = dynamic_map[scales[j]] * nested_absmax[j // 256] + nested_offset
+
+`absmax` is the field's word for a block's scale. A searched scale is a multiple of it; that of
+nf4-tuned may be negative, which mirrors the codebook.
 """
 
 import math
@@ -24,6 +27,7 @@ from qlora_kernels.formats.codebooks import (
     NESTED_BLOCK_SIZE,
     codebook,
     dynamic_map,
+    scale_ratios,
 )
 
 # The flat form in which a torch operator takes a base weight; `flatten` and `unflatten` follow it.
@@ -40,9 +44,10 @@ class QuantSpec:
     format: str = "nf4"
     block_size: int = 64
     double_quant: bool = True
+    scale_search: bool = False
 
     def check(self, op: str) -> None:
-        """Refuse an unknown format or block size in one line."""
+        """Refuse an unknown format or block size, or a search in int8, in one line."""
         if self.format not in FORMATS:
             raise InputError(
                 f"{op}: format should be one of {', '.join(FORMATS)}, was {self.format!r}"
@@ -50,6 +55,14 @@ class QuantSpec:
         if self.block_size not in BLOCK_SIZES:
             sizes = ", ".join(map(str, BLOCK_SIZES))
             raise InputError(f"{op}: block_size should be one of {sizes}, was {self.block_size!r}")
+        if self.scale_search and FORMATS[self.format].codebook is None:
+            raise InputError(f"{op}: scale_search should be False for {self.format}, was True")
+
+    @property
+    def ratios(self) -> tuple[float, ...]:
+        """The multiples of absmax to search a block's scale among; none: it is absmax."""
+        searched = self.scale_search or FORMATS[self.format].signed
+        return scale_ratios(self.format) if searched else ()
 
     def num_code_bytes(self, num_values: int) -> int:
         """Bytes of codes of that many values: an odd last nibble takes a whole byte."""
@@ -67,7 +80,7 @@ class QuantSpec:
 
 @dataclass(frozen=True, eq=False)
 class QuantizedTensor:
-    """`value = codebook[code] * absmax` for nf4 and fp4, `code * (absmax / 127)` for int8.
+    """`value = codebook[code] * absmax` for 4-bit formats, `code * (absmax / 127)` for int8.
 
     codes: uint8 [bytes, 1]; scales: float32 [blocks], or uint8 [blocks] when double-quantized, then
     with nested_absmax float32 [ceil(blocks / 256)] and nested_offset float32 []. `dtype` is the
@@ -86,7 +99,7 @@ class QuantizedTensor:
 
     @property
     def spec(self) -> QuantSpec:
-        """How this tensor was quantized."""
+        """How this tensor is stored; whether its scales were searched leaves no trace."""
         return QuantSpec(self.format, self.block_size, self.double_quant)
 
     @property

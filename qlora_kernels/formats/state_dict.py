@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -58,7 +57,13 @@ _WANTED: dict[Callable[[Any], Any], str] = {torch.Size: "sizes", dtype_named: "a
 
 def to_state_dict(q: QuantizedTensor, prefix: str = "weight") -> dict[str, torch.Tensor]:
     """`prefix.codes`, `prefix.scales`, ... and `prefix.spec` (UTF-8 JSON in a uint8 tensor)."""
-    spec = {**asdict(q.spec), "shape": list(q.shape), "dtype": str(q.dtype).removeprefix("torch.")}
+    spec: dict[str, object] = {
+        "format": q.format,
+        "block_size": q.block_size,
+        "double_quant": q.double_quant,
+        "shape": list(q.shape),
+        "dtype": str(q.dtype).removeprefix("torch."),
+    }
     tensors = {f"{prefix}.{n}": t for n in _TENSORS if (t := getattr(q, n)) is not None}
     return {**tensors, f"{prefix}.spec": json_bytes(spec)}
 

@@ -143,7 +143,7 @@ def test_half_a_double_quantization_is_refused():
         ("shape", 48, "shape should be sizes, was 48"),
         ("dtype", "decimal", "dtype should be a torch dtype, was 'decimal'"),
         ("dtype", 16, "dtype should be a torch dtype, was 16"),
-        ("format", "nf5", "format should be one of nf4, fp4, int8, was 'nf5'"),
+        ("format", "nf5", "format should be one of nf4, fp4, int8, nf4-tuned, was 'nf5'"),
         ("block_size", 48, "block_size should be one of 32, 64, 128"),
         ("block_size", "many", "block_size should be int, was 'many'"),
     ],

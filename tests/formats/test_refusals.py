@@ -40,7 +40,7 @@ def test_a_double_that_float32_cannot_hold_is_refused():
 
 def test_formats_and_block_sizes_are_listed():
     w = torch.zeros(64)
-    with refusal("quantize: format should be one of nf4, fp4, int8, was 'nf3'"):
+    with refusal("quantize: format should be one of nf4, fp4, int8, nf4-tuned, was 'nf3'"):
         qk.quantize(w, "nf3")
     for size in (0, -64, 48, 8192, 64.5, "64"):
         sizes = "32, 64, 128, 256, 512, 1024, 2048, 4096"

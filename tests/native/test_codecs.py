@@ -48,6 +48,19 @@ def test_codes_and_values(isa: str, format: str, block_size: int, dtype: torch.d
                 assert torch.equal(bits(left), bits(right)), f"{left.dtype} of {size}"
 
 
+@pytest.mark.parametrize("format", ["nf4", "fp4", "nf4-tuned"])
+def test_searched_scales_and_codes(isa: str, format: str):
+    for size, block_size in ((1, 32), (33, 32), (4097, 64), (4097, 4096)):
+        w = weights(size)
+        for double_quant in (False, True):
+            ours = qk.quantize(w, format, block_size, double_quant, scale_search=True)
+            with qk.use_backend("reference"):
+                truth = qk.quantize(w, format, block_size, double_quant, scale_search=True)
+            for name in PARTS:
+                left, right = getattr(ours, name), getattr(truth, name)
+                assert left is None or torch.equal(bits(left), bits(right)), f"{name} of {size}"
+
+
 def test_any_codebook_of_sixteen_values(isa: str):
     """The kernels take the values as data, in any order, with duplicates."""
     book = torch.randn(16, generator=torch.Generator().manual_seed(3)).clamp(-1, 1)

@@ -57,6 +57,7 @@ def loss(hidden: bool, head: bool) -> tuple[object, ...]:
 CALLS: dict[str, tuple[Callable[..., object], tuple[object, ...]]] = {
     "quantize": (OPERATORS.quantize.default, (torch.randn(5, 33), "nf4", 64, True)),
     "quantize plain": (OPERATORS.quantize.default, (torch.randn(5, 33), "int8", 64, False)),
+    "quantize searched": (OPERATORS.quantize.default, (torch.randn(5, 33), "nf4", 64, True, True)),
     "dequantize": (OPERATORS.dequantize.default, (*Q.flatten(), torch.bfloat16)),
     "dequantize plain": (OPERATORS.dequantize.default, (*PLAIN.flatten(), torch.float64)),
     "dropout_mask": (OPERATORS.dropout_mask.default, (SEED, [3, 4], 0.5)),

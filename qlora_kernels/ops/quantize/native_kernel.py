@@ -4,7 +4,7 @@ import torch
 
 from qlora_kernels import native
 from qlora_kernels.formats import QuantizedTensor, QuantSpec
-from qlora_kernels.ops.quantize.rule import refuse_nonfinite
+from qlora_kernels.ops.quantize.rule import nested_offset, refuse_nonfinite
 
 BACKEND = "cpu"
 
@@ -19,19 +19,25 @@ def refuses(w: torch.Tensor, spec: QuantSpec) -> str | None:
 
 
 def quantize(w: torch.Tensor, spec: QuantSpec) -> QuantizedTensor:
-    """Codes and absmax in one pass over w; scales of scales in a second one over absmax."""
-    kernels, tables = native.cpu(), native.tables(spec.format)
+    """Codes and scales in one pass over w, scales of scales in one over them; and where the scales
+    were searched, the codes once more for the scales that double quantization leaves.
+    """
+    kernels, tables = native.cpu(), native.tables(spec.format, spec.ratios)
     threads = torch.get_num_threads()
     count = w.numel()
     codes = torch.empty(spec.num_code_bytes(count), 1, dtype=torch.uint8)
     absmax = torch.empty(spec.num_blocks(count))
-    bad = kernels.quantize(w.detach().contiguous(), spec.block_size, tables, codes, absmax, threads)
+    w = w.detach().contiguous()
+    bad = kernels.quantize(w, spec.block_size, tables, codes, absmax, threads)
     refuse_nonfinite(w, bad)
     parts: tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None] = (absmax, None, None)
     if spec.double_quant:
-        offset = absmax.mean() if absmax.numel() else absmax.new_zeros(())
+        offset = nested_offset(absmax, spec)
         scales = torch.empty_like(absmax, dtype=torch.uint8)
         nested = torch.empty(spec.num_nested_blocks(count))
         kernels.quantize_scales(absmax, offset.item(), tables, scales, nested, threads)
+        if spec.ratios:
+            parameters = (scales, nested, offset.item())
+            kernels.quantize_nested(w, spec.block_size, tables, codes, parameters, threads)
         parts = (scales, nested, offset)
     return QuantizedTensor(codes, *parts, w.shape, w.dtype, spec.format, spec.block_size)

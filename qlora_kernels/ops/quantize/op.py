@@ -5,9 +5,16 @@
     code[i]   = round(w[i] / (absmax[j] / 127))                (int8; ties to even)
     with double quantization  absmax[j] ~ dynamic_map[c[j]] * nested_absmax[j // 256] + mean(absmax)
 
-Sources: QLoRA (arXiv 2305.14314, sections 2 and 3); codes are bit-identical to bitsandbytes' CPU
-path.
+With scale_search the scale is the multiple of absmax, among `codebooks.scale_ratios`, whose squared
+error on the block is least (absmax itself where none is better), and of the 8-bit scale nearest to
+it and its two neighbours again the best; codes are the nearest for the scale that is kept. So does
+nf4-tuned always, whose scales have a sign and are centred on 0.
+
+Sources: QLoRA (arXiv 2305.14314, sections 2 and 3); unsearched codes are bit-identical to
+bitsandbytes' CPU path. All backends give the same bits (order of sums: scale_search.py).
 """
+
+from typing import Any
 
 import torch
 
@@ -20,23 +27,29 @@ ROOM = Room("quantize", native_kernel, reference)
 
 
 def quantize(
-    w: torch.Tensor, format: str = "nf4", block_size: int = 64, double_quant: bool = True
+    w: torch.Tensor,
+    format: str = "nf4",
+    block_size: int = 64,
+    double_quant: bool = True,
+    scale_search: bool = False,
 ) -> QuantizedTensor:
     """`code = nearest(w / absmax)` per block of the flattened weight; formula at the top of this
     file.
 
     w: any shape, float32, bfloat16, float16 (float64 is rounded to float32 first). format: "nf4",
-    "fp4" or "int8". block_size: 32, 64, 128, ... 4096 values. double_quant: store the scales in 8
-    bits.
+    "fp4", "int8", or "nf4-tuned" (less error at the same size; only this library reads it).
+    block_size: 32, 64, 128, ... 4096 values. double_quant: store the scales in 8 bits.
+    scale_search: for nf4 and fp4, the scale of least squared error instead of absmax, in files that
+    bitsandbytes reads; nf4-tuned searches anyway.
 
-    Raises InputError for an unknown format, block size or dtype, and for a NaN or infinity in w,
-    with its index.
+    Raises InputError for an unknown format, block size or dtype, scale_search with int8, and for a
+    NaN or infinity in w, with its index.
     """
-    spec = QuantSpec(format, block_size, double_quant)
+    spec = QuantSpec(format, block_size, double_quant, scale_search)
     spec.check("quantize")
     check_dtype("quantize", "w", w, FLOATS)
     codes, scales, nested_absmax, nested_offset = _quantize(
-        w.detach(), format, block_size, double_quant
+        w.detach(), format, block_size, double_quant, scale_search
     )
     if not double_quant:
         nested_absmax = nested_offset = None
@@ -45,10 +58,8 @@ def quantize(
     )
 
 
-def _run(
-    w: torch.Tensor, format: str, block_size: int, double_quant: bool
-) -> tuple[torch.Tensor, ...]:
-    spec = QuantSpec(format, block_size, double_quant)
+def _run(w: torch.Tensor, *how: Any) -> tuple[torch.Tensor, ...]:
+    spec = QuantSpec(*how)
     w = w.contiguous()
     q = ROOM.choose(w, spec).quantize(w, spec)
     # An operator cannot return None, so a plain one returns empties.
@@ -62,21 +73,19 @@ def _run(
     return q.codes, q.scales, q.nested_absmax, q.nested_offset
 
 
-def _fake(
-    w: torch.Tensor, format: str, block_size: int, double_quant: bool
-) -> tuple[torch.Tensor, ...]:
-    spec = QuantSpec(format, block_size, double_quant)
+def _fake(w: torch.Tensor, *how: Any) -> tuple[torch.Tensor, ...]:
+    spec = QuantSpec(*how)
     count = w.numel()
     floats = w.new_empty(spec.num_blocks(count), dtype=torch.float32)
     codes = w.new_empty((spec.num_code_bytes(count), 1), dtype=torch.uint8)
-    if not double_quant:
+    if not spec.double_quant:
         return codes, floats, floats.new_empty(0), floats.new_empty(0)
     nested = floats.new_empty(spec.num_nested_blocks(count))
     return codes, torch.empty_like(floats, dtype=torch.uint8), nested, floats.new_empty(())
 
 
 _quantize = define(
-    "quantize(Tensor w, str format, int block_size, bool double_quant)"
+    "quantize(Tensor w, str format, int block_size, bool double_quant, bool scale_search=False)"
     " -> (Tensor codes, Tensor scales, Tensor nested_absmax, Tensor nested_offset)",
     _run,
     _fake,

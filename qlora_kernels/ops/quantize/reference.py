@@ -8,9 +8,9 @@ from qlora_kernels.formats.codebooks import (
     INT8_MAX,
     NESTED_BLOCK_SIZE,
     dynamic_map,
-    encoding,
 )
-from qlora_kernels.ops.quantize.rule import TINY, refuse_nonfinite
+from qlora_kernels.ops.quantize.rule import TINY, nested_offset, refuse_nonfinite
+from qlora_kernels.ops.quantize.scale_search import best_nested, best_ratios, blocks_of, codes_of
 
 BACKEND = "reference"
 
@@ -25,61 +25,56 @@ def quantize(w: torch.Tensor, spec: QuantSpec) -> QuantizedTensor:
     flat = w.reshape(-1).float()
     finite = flat.isfinite()
     refuse_nonfinite(w, -1 if finite.all() else int((~finite).to(torch.uint8).argmax()))
-    absmax = _blocks(flat, spec.block_size).abs().amax(dim=1)
-    if flat.numel() % spec.block_size and FORMATS[spec.format].codebook:
-        absmax[-1] = absmax[-1].clamp(min=TINY)
-    if FORMATS[spec.format].codebook:
-        codes = _codebook_codes(flat, absmax, spec)
-    else:
+    absmax = blocks_of(flat, spec.block_size).abs().amax(dim=1)
+    parts: tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None] = (absmax, None, None)
+    if FORMATS[spec.format].codebook is None:
         codes = _int8_codes(flat, absmax, spec)
-    scales, nested_absmax, nested_offset = (
-        _quantize_scales(absmax) if spec.double_quant else (absmax, None, None)
-    )
-    return QuantizedTensor(
-        codes,
-        scales,
-        nested_absmax,
-        nested_offset,
-        w.shape,
-        w.dtype,
-        spec.format,
-        spec.block_size,
-    )
+        if spec.double_quant:
+            parts = _quantize_scales(absmax, spec)
+        return QuantizedTensor(codes, *parts, w.shape, w.dtype, spec.format, spec.block_size)
+    if flat.numel() % spec.block_size:
+        absmax[-1] = absmax[-1].clamp(min=TINY)
+    scaled = _scaled(flat, absmax, spec)
+    ratios = best_ratios(scaled, absmax, spec) if spec.ratios else torch.ones_like(absmax)
+    parts = (ratios * absmax, None, None)
+    if spec.double_quant:
+        nearest, nested_absmax, offset = _quantize_scales(ratios * absmax, spec)
+        parts = (nearest, nested_absmax, offset)
+        if spec.ratios:
+            kept, ratios = best_nested(scaled, absmax, (nearest, nested_absmax, offset), spec)
+            parts = (kept, nested_absmax, offset)
+    codes = _pack(codes_of(scaled, ratios, spec))
+    return QuantizedTensor(codes, *parts, w.shape, w.dtype, spec.format, spec.block_size)
 
 
-def _blocks(flat: torch.Tensor, block_size: int) -> torch.Tensor:
-    """[blocks, block_size], the short last block filled up with zeros."""
-    missing = -flat.numel() % block_size
-    return torch.nn.functional.pad(flat, (0, missing)).view(-1, block_size)
-
-
-def _codebook_codes(flat: torch.Tensor, absmax: torch.Tensor, spec: QuantSpec) -> torch.Tensor:
-    """Two codes a byte, the first in the high nibble."""
-    thresholds, order = encoding(spec.format, flat.device)
+def _scaled(flat: torch.Tensor, absmax: torch.Tensor, spec: QuantSpec) -> torch.Tensor:
+    """The values divided by the absmax of their block, in [-1, 1], flat."""
     full = flat.numel() - flat.numel() % spec.block_size
     # bitsandbytes multiplies full blocks by the reciprocal and divides the short one.
     inverse = 1.0 / absmax.clamp(min=TINY)
-    scaled = _blocks(flat[:full], spec.block_size) * inverse[: full // spec.block_size, None]
-    scaled = (
-        torch.cat([scaled.view(-1), flat[full:] / absmax[-1:]]) if full < flat.numel() else scaled
-    )
-    scaled = torch.nn.functional.pad(scaled.reshape(-1).clamp(-1, 1), (0, flat.numel() % 2))
-    codes = order[torch.bucketize(scaled, thresholds)]
+    scaled = blocks_of(flat[:full], spec.block_size) * inverse[: full // spec.block_size, None]
+    return torch.cat([scaled.view(-1), flat[full:] / absmax[-1:]]).clamp(-1, 1)
+
+
+def _pack(codes: torch.Tensor) -> torch.Tensor:
+    """Two codes a byte, the first in the high nibble."""
     return (codes[::2] << 4 | codes[1::2]).unsqueeze(1)
 
 
 def _int8_codes(flat: torch.Tensor, absmax: torch.Tensor, spec: QuantSpec) -> torch.Tensor:
     """One two's complement byte a value."""
     scale = absmax / INT8_MAX
-    ratios = _blocks(flat, spec.block_size) / torch.where(scale > 0, scale, 1.0)[:, None]
+    ratios = blocks_of(flat, spec.block_size) / torch.where(scale > 0, scale, 1.0)[:, None]
     codes = ratios.round().clamp(-INT8_MAX, INT8_MAX).to(torch.int8)
     return codes.view(-1)[: flat.numel()].clone().view(torch.uint8).unsqueeze(1)
 
 
-def _quantize_scales(absmax: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _quantize_scales(
+    absmax: torch.Tensor, spec: QuantSpec
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(uint8 codes, nested absmax, offset): nearest in the dynamic map, ties to the lower."""
-    offset = absmax.mean() if absmax.numel() else absmax.new_zeros(())
-    blocks = _blocks(absmax - offset, NESTED_BLOCK_SIZE)
+    offset = nested_offset(absmax, spec)
+    blocks = blocks_of(absmax - offset, NESTED_BLOCK_SIZE)
     nested_absmax = blocks.abs().amax(dim=1)
     values = dynamic_map(absmax.device)
     # Distances are compared in float64: exact, so that a tie is a tie.

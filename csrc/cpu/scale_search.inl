@@ -1,0 +1,58 @@
+// scale_search: of several scales the one with the least squared error on a block.
+//
+// A block comes divided by its absmax, x in [-1, 1], and a scale as its ratio to that absmax, so
+// that no square overflows. Errors are compared bit by bit between instruction sets and with the
+// reference, so their sums have one order: eight running sums, value i in sum i % 8, then halves.
+
+constexpr int64_t NUM_SUMS = 8;
+
+// A scale of zero makes every value zero, whatever the codes.
+inline float inverse_of(float ratio) {
+  return ratio == 0.0f ? 0.0f : 1.0f / ratio;
+}
+
+struct ScaleSearch {
+  static_assert(NUM_SUMS % LANES == 0, "wider vectors need an order of sums of their own");
+  const Codebook& book;
+  const Ranker& ranker;
+  Table16 by_rank{book.by_rank};
+
+  // Sum over the block of (x - nearest value * ratio)^2.
+  float error_of(const float* x, int64_t count, float ratio) const {
+    const float inverse = inverse_of(ratio);
+    Floats sums[NUM_SUMS / LANES] = {};
+    int64_t i = 0;
+    for (; i + NUM_SUMS <= count; i += NUM_SUMS) {
+      for (int64_t part = 0; part < NUM_SUMS / LANES; ++part) {
+        const Floats value = load(x + i + part * LANES);
+        const Words rank = ranker(value * broadcast(inverse));
+        const Floats error = value - by_rank[rank] * broadcast(ratio);
+        sums[part] += error * error;
+      }
+    }
+    float sum[NUM_SUMS];
+    std::memcpy(sum, sums, sizeof sum);
+    for (; i < count; ++i) {
+      const float error = x[i] - book.by_rank[book.rank(x[i] * inverse)] * ratio;
+      sum[i % NUM_SUMS] += error * error;
+    }
+    for (int64_t width = NUM_SUMS / 2; width > 0; width /= 2) {
+      for (int64_t j = 0; j < width; ++j) sum[j] += sum[j + width];
+    }
+    return sum[0];
+  }
+
+  // The first of the best ratios whose scale is finite; 1, absmax itself, comes before all others.
+  float best_ratio(const float* x, int64_t count, float absmax,
+                   std::span<const float> ratios) const {
+    float best = 1.0f, least = error_of(x, count, best);
+    for (const float ratio : ratios) {
+      const float error = error_of(x, count, ratio);
+      if (error < least && std::isfinite(ratio * absmax)) {
+        least = error;
+        best = ratio;
+      }
+    }
+    return best;
+  }
+};
