@@ -7,6 +7,7 @@ from typing import Literal
 
 import pytest
 
+from qlora.cli import Parser
 from qlora.settings import add_arguments, from_arguments, from_sources, to_yaml
 from qlora_kernels.errors import InputError
 
@@ -150,3 +151,42 @@ def test_help_says_type_meaning_and_default(capsys):
     assert "--packing, --no-packing what it does (default: true)" in text
     assert "--format nf4|none" in text and "--targets [TEXT ...]" in text
     assert "--ranks [NAME=VALUE ...] 100% per layer" in text
+
+
+@dataclass(frozen=True)
+class Mix:
+    parts: tuple[Path, ...] = field(default=(), metadata={"help": "of it", "positional": True})
+    output: Path | None = field(default=None, metadata={"help": "of all", "short": "-o"})
+    shares: tuple[float, ...] = setting(())
+    lambda_: float = setting(1.0)
+
+
+def mix(*words: str) -> Mix:
+    parser = Parser("mix", "", "")
+    add_arguments(parser, Mix)
+    return from_arguments(Mix, parser.parse_strictly(words))
+
+
+def test_positional_fields_and_short_flags():
+    assert mix("a", "b", "-o", "c") == Mix((Path("a"), Path("b")), Path("c"))
+    assert mix("--output", "c", "a").parts == (Path("a"),)
+    assert mix() == Mix()
+
+
+@pytest.mark.parametrize(
+    "words", [["1.5,-2,3e-1"], ["1.5", "-2,3e-1"], ["1.5", "--shares", "-2", "0.3"]]
+)
+def test_a_list_of_numbers_with_commas_or_spaces(words):
+    assert mix("--shares", *words).shares == (1.5, -2.0, 0.3)
+
+
+def test_a_list_that_begins_with_minus_is_no_option():
+    assert mix("--shares", "-.5,1").shares == (-0.5, 1.0)
+
+
+def test_a_word_that_python_reserves(yaml):
+    assert mix("--lambda", "0.5").lambda_ == 0.5
+    assert from_sources(Mix, yaml("lambda: 0.5\nshares: 1,2\n"), {}) == Mix((), None, (1, 2), 0.5)
+    assert "lambda: 0.5" in to_yaml(Mix(lambda_=0.5))
+    with pytest.raises(InputError, match="unknown key 'lambda_'"):
+        from_sources(Mix, yaml("lambda_: 0.5\n"), {})
