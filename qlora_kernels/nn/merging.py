@@ -127,6 +127,7 @@ def set_base(layer: QLoRALinear, base: Base) -> None:
     """Give the layer another base of the same format and shape."""
     layer.column_norm.forget()
     device = layer.weight.device
+    layer.column_norm.forget()
     if isinstance(base, QuantizedTensor):
         layer.weight.data = base.codes.to(device)
         for name in ("scales", "nested_absmax", "nested_offset"):

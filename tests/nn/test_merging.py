@@ -93,6 +93,20 @@ def test_the_merged_weight_is_its_formula_in_float64(magnitude: bool):
     torch.testing.assert_close(merged, exact.float())
 
 
+@pytest.mark.parametrize("format", ["nf4", "none"])
+def test_dora_is_merged_and_unmerged(model, tokens, format: str):
+    trained(model, QLoRAConfig(rank=4, dora=True, format=format))
+    before, answer = stored(model), logits(model, tokens)
+    losses = merge_adapter(model, force=True)
+    merged = logits(model, tokens)
+    if format == "none":
+        assert all(loss.noise < 1e-5 for loss in losses.values())
+        assert (merged - answer).norm() < 1e-4 * answer.norm()
+    unmerge_adapter(model)
+    assert all(torch.equal(before[name], tensor) for name, tensor in stored(model).items())
+    assert torch.equal(logits(model, tokens), answer)
+
+
 def test_a_row_of_norm_zero_stays_zero():
     w = torch.zeros(2, 64)
     merged = merged_weight(

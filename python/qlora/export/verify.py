@@ -1,6 +1,6 @@
 """A merged model is loaded again and must answer as base and adapter do."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -74,8 +74,9 @@ def _prepare(plan: Plan, model: nn.Module) -> None:
     replaced = {name.rpartition(".")[0] for name in plan.adapter.saved_modules}
     dense = {name: model.get_submodule(name) for name in replaced & skeleton.quantized}
     options: dict[str, Any] = {"format": "none"}
-    if plan.spec is not None:
-        options = asdict(plan.spec)
+    if (spec := plan.spec) is not None:
+        names = ("format", "block_size", "double_quant")
+        options = {name: getattr(spec, name) for name in names}
     on_head = [str(skeleton.head)] if skeleton.head in plan.adapter.layers else []
     qk.prepare_model(model, qk.QLoRAConfig(targets=on_head, rank=1, **options))
     for name, linear in dense.items():
