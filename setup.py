@@ -15,6 +15,9 @@ CSRC = Path("csrc")
 # runtime of torch is used (qlora_kernels/native.py), since two of them would fight for the cores.
 COMPILE_FLAGS = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fopenmp", "-fvisibility=hidden"]
 WARNING_FLAGS = ["-Wall", "-Wextra", "-Wconversion"]
+# `make sanitize`: out-of-bounds, use after free and undefined behaviour end the process.
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+SANITIZE_FLAGS = [*SANITIZERS, "-O1", "-g1", "-fno-omit-frame-pointer"]
 
 
 class BuildExtension(build_ext):
@@ -35,12 +38,14 @@ def cpu_extension() -> Pybind11Extension:
     """`qlora_kernels._cpu`, from csrc/common, csrc/cpu and csrc/bindings."""
     sources = [*CSRC.glob("cpu/*.cpp"), *CSRC.glob("bindings/*.cpp")]
     headers = [p for p in CSRC.rglob("*") if p.suffix in (".h", ".inl")]
+    sanitize = bool(os.environ.get("QLORA_SANITIZE"))
     return Pybind11Extension(
         "qlora_kernels._cpu",
         sorted(map(str, sources)),
         depends=sorted(map(str, headers)),
         cxx_std=20,
-        extra_compile_args=[*COMPILE_FLAGS, *WARNING_FLAGS],
+        extra_compile_args=[*COMPILE_FLAGS, *WARNING_FLAGS, *(SANITIZE_FLAGS if sanitize else [])],
+        extra_link_args=SANITIZERS if sanitize else [],
     )
 
 
