@@ -77,10 +77,10 @@ def _folder(
 ) -> AdapterFolder:
     """The merged layers with the configuration that all folders share."""
     first = folders[0].config
-    targets = [folder.config.target_modules for folder in folders]
+    targets = {_targets(folder.config) for folder in folders}
     config = AdapterFolderConfig(
         base_model=first.base_model,
-        target_modules=targets[0] if all(target == targets[0] for target in targets) else None,
+        target_modules=first.target_modules if len(targets) == 1 else None,  # None: whole names
         raw=first.raw,
     )
     return AdapterFolder(
@@ -88,6 +88,12 @@ def _folder(
         embeddings={name: f for name, f in layers.items() if name in adapters.embeddings},
         config=config,
     )
+
+
+def _targets(config: AdapterFolderConfig) -> str | tuple[str, ...] | None:
+    """target_modules without the order of a list, which peft draws anew at each saving."""
+    told = config.target_modules
+    return told if told is None or isinstance(told, str) else tuple(sorted(told))
 
 
 def _in_given_order(report: LayerReport, places: tuple[int, ...]) -> LayerReport:

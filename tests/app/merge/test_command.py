@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -170,3 +171,20 @@ def test_a_plain_installation_merges(places, capsys, monkeypatch):
     assert "there is no heat_map.png" in capsys.readouterr().out
     assert not (places / "out" / "heat_map.png").exists()
     assert "heat_map.png" in json.loads((places / "out" / "report.json").read_text())["notes"][-1]
+
+
+@pytest.mark.parametrize(
+    ("second", "written"),
+    [(["up_proj", "q_proj"], ["q_proj", "up_proj"]), (["q_proj"], sorted(adapter(1).layers))],
+    ids=["same in another order", "others"],
+)
+def test_target_modules_are_those_that_all_share(second, written, tmp_path):
+    folders = []
+    for number, targets in enumerate((["q_proj", "up_proj"], second)):
+        folder = adapter(number)
+        config = replace(folder.config, target_modules=targets)
+        folders.append(replace(folder, config=config))
+    merged, _ = merge_folders(folders, ["a", "b"], MergeSpec())
+    write_adapter_folder(merged, tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert config["target_modules"] == written

@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from app.merge import formulas
-from app.merge.material import SHAPES, adapter, dense, difference, flat
+from app.merge.material import SHAPES, adapter, dense, difference, flat, with_layers
 from qlora.merge import MergeSpec, merge_folders
 from qlora.merge.methods.dare import mask_seed
 from qlora.merge.order import canonical_order
 from qlora_kernels import dropout_mask
+from qlora_kernels.formats.adapter_folder import LayerFactors
 
 ADAPTERS = [adapter(1), adapter(2, rank=2), adapter(3, scaling=0.5, names=list(SHAPES)[1:])]
 WEIGHTS = (1.5, 0.8, 0.4)
@@ -112,3 +113,16 @@ def test_masks_of_adapters_and_layers_are_independent():
     kept = masks(0.5, WEIGHTS)
     together = (kept[0] * kept[1]).mean()
     assert abs(float(together) - 0.25) < 0.08
+
+
+@pytest.mark.parametrize("method", ["average", "ties"])
+def test_float32_factors_as_they_come_from_files(method):
+    """The formula in float64 on the same factors; the package works on them in float32."""
+    narrow = [
+        with_layers(folder, lambda f: LayerFactors(f.a.float(), f.b.float(), f.scaling))
+        for folder in ADAPTERS
+    ]
+    found, _ = merge_folders(narrow, ["a", "b", "c"], MergeSpec(method))
+    vectors = torch.stack([flat(folder) for folder in narrow])
+    wanted = vectors.mean(0) if method == "average" else formulas.ties_of_the_paper(vectors, 0.2)
+    assert difference(flat(found), wanted) <= AGREES
