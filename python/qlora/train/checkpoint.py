@@ -18,7 +18,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-import qlora_kernels as qk
 from qlora.train import randomness
 from qlora.train.identity import Identity, differences
 from qlora.train.run import Run, RunFiles
@@ -44,7 +43,7 @@ def save(run: Run, state: TrainState, metrics_bytes: int) -> Path:
     folder = run.files.checkpoints / f"{PREFIX}{state.step:06d}"
     manifest = Manifest(state, run.identity, randomness.capture(), metrics_bytes)
     with whole_folder(folder) as temporary:
-        qk.save_adapter(run.model, temporary / "adapter")
+        run.method.save(temporary / "adapter")
         if run.files.adapter.exists():
             shutil.copytree(run.files.adapter, temporary / "best")
         save_file(_optimizer_tensors(run), temporary / OPTIMIZER)

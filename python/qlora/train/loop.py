@@ -2,7 +2,6 @@
 
 import math
 
-import qlora_kernels as qk
 from qlora.evaluation import evaluate
 from qlora.train import checkpoint
 from qlora.train.interrupts import Interrupts
@@ -67,6 +66,6 @@ def _evaluate(run: Run, state: TrainState, journal: Journal, interrupts: Interru
         raise Diverged(state.step, "validation loss", result.loss)
     best = state.note_evaluation(result.loss)
     if best:
-        qk.save_adapter(run.model, run.files.adapter)
+        run.method.save(run.files.adapter)
     row = EvaluationRow(state.step, result.loss, result.perplexity, result.accuracy, best)
     journal.record(row)

@@ -6,7 +6,6 @@ import random
 import torch
 from transformers import PreTrainedModel
 
-import qlora_kernels as qk
 from qlora.data import Example, pack, read_examples
 from qlora.data.encode import pad_token
 from qlora.models import load_model
@@ -15,6 +14,7 @@ from qlora.probe import check_model
 from qlora.train import checkpoint, randomness
 from qlora.train.checkpoint import Manifest
 from qlora.train.identity import identity
+from qlora.train.methods import make_method
 from qlora.train.order import RowOrder
 from qlora.train.resume import Place
 from qlora.train.run import Rows, Run
@@ -30,9 +30,7 @@ def prepare(settings: TrainSettings, place: Place) -> tuple[Run, TrainState, int
     randomness.seed_all(settings.seed)
     model, tokenizer = load_model(settings.model)
     training, validation = read_sets(settings, tokenizer, vocabulary_size(model))
-    qk.prepare_model(model, settings.layers)
-    if torch.cuda.is_available():
-        torch.nn.Module.cuda(model)
+    method = make_method(model, tokenizer, settings)
     check_model(model, settings.sequence_length, settings.packing)
     if settings.gradient_checkpointing:
         recompute_activations(model)
@@ -44,14 +42,13 @@ def prepare(settings: TrainSettings, place: Place) -> tuple[Run, TrainState, int
     if place.checkpoint:
         manifest = checkpoint.read_manifest(place.checkpoint)
         checkpoint.check_identity(place.checkpoint, manifest.identity, mine)
-        qk.load_adapter(model, place.checkpoint / "adapter")
-    parameters = qk.nn.adapter_parameters(model)
+        method.load(place.checkpoint / "adapter")
     run = Run(
         settings=settings,
         files=place.files,
         model=model,
-        parameters=parameters,
-        optimizer=build_optimizer(settings, list(parameters.values())),
+        method=method,
+        optimizer=build_optimizer(settings, list(method.parameters.values())),
         rows=rows,
         validation=make_rows(settings, validation),
         order=order,
@@ -94,7 +91,7 @@ def make_rows(settings: TrainSettings, examples: Examples) -> Rows:
 def build_optimizer(
     settings: TrainSettings, parameters: list[torch.nn.Parameter]
 ) -> torch.optim.Optimizer:
-    """AdamW over the adapter weights, in one fused kernel."""
+    """AdamW over what the method trains, in one fused kernel."""
     return torch.optim.AdamW(
         parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
     )

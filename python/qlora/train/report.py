@@ -1,8 +1,9 @@
 """What a run says before its first step."""
 
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from qlora.train.methods.method import parameter_count
 from qlora.train.run import Rows, Run
 from qlora_kernels.nn import Description
 
@@ -11,9 +12,8 @@ def describe_start(run: Run, model: Description, checkpoint: Path | None) -> str
     """What is trained on what."""
     settings = run.settings
     lines = [
-        f"trainable   {model.num_trainable:,} of {model.num_parameters:,} parameters"
-        f" ({model.trainable_percent:.2f} %), {model.reduction:,.0f}x fewer than full fine-tuning",
-        f"adapters    rank {settings.rank} on {_describe_layers(model.adapted)}",
+        f"trainable   {_describe_trainable(run, model)}",
+        f"training    {run.method.describe()}",
         f"base        {_describe_base(settings.format, model)}",
         f"data        {_describe_rows(run.rows, settings.sequence_length)}",
         f"validation  {_describe_rows(run.validation, settings.sequence_length)}",
@@ -34,10 +34,15 @@ def _describe_base(format_name: str, model: Description) -> str:
     )
 
 
-def _describe_layers(names: Sequence[str]) -> str:
-    """`28 layers: q_proj, k_proj`: how many, and the kinds that there are."""
-    kinds = dict.fromkeys(name.rpartition(".")[2] for name in names)
-    return f"{len(names)} layers: {', '.join(kinds)}"
+def _describe_trainable(run: Run, model: Description) -> str:
+    count = parameter_count(run.parameters)
+    if run.settings.method == "full":
+        return f"all {count:,} parameters"
+    counted = replace(model, num_trainable=count)
+    return (
+        f"{count:,} of {model.num_parameters:,} parameters ({counted.trainable_percent:.2f} %),"
+        f" {counted.reduction:,.0f}x fewer than full fine-tuning"
+    )
 
 
 def _describe_rows(rows: Rows, length: int) -> str:

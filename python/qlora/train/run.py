@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from qlora.data import Example
 from qlora.train.identity import Identity
+from qlora.train.methods.method import Method
 from qlora.train.order import RowOrder
 from qlora.train.settings import TrainSettings
 
@@ -65,7 +66,7 @@ class Run:
     settings: TrainSettings
     files: RunFiles
     model: PreTrainedModel
-    parameters: dict[str, Parameter]  # of the adapters
+    method: Method
     optimizer: torch.optim.Optimizer
     rows: Rows
     validation: Rows
@@ -73,6 +74,11 @@ class Run:
     steps: int
     pad_id: int
     identity: Identity
+
+    @property
+    def parameters(self) -> dict[str, Parameter]:
+        """What is trained."""
+        return self.method.parameters
 
     @property
     def evaluate_every(self) -> int:

@@ -35,6 +35,12 @@ class TrainSettings:
         None, "go on from a checkpoint or run folder; auto: from the latest in --output, if any"
     )
 
+    method: Literal["lora", "full", "prompt", "prefix", "bottleneck"] = setting(
+        "lora",
+        "what is trained: adapters, with --format none everything (full), or what adapters are"
+        " compared with: --rank virtual tokens (prompt, prefix), --rank units behind every block"
+        " (bottleneck)",
+    )
     format: Literal["nf4", "fp4", "int8", "none"] = setting(
         "nf4", "storage of the frozen base; none leaves it as it is, for 16-bit LoRA"
     )
@@ -120,7 +126,7 @@ class TrainSettings:
         return qk.QLoRAConfig(
             rank=self.rank,
             alpha=self.alpha,
-            targets=self.targets,
+            targets=self.targets if self.method == "lora" else (),
             format=self.format,
             block_size=self.block_size,
             double_quant=self.double_quant,

@@ -51,7 +51,7 @@ def _train(
         with Interrupts() as interrupts:
             ending = train_loop(run, state, journal, interrupts)
         if not run.validation and ending == "finished":
-            qk.save_adapter(run.model, run.files.adapter)
+            run.method.save(run.files.adapter)
     except Diverged as failure:
         _save_last_good(run, failure, journal)
         raise
@@ -90,7 +90,7 @@ def _save_last_good(run: Run, failure: Diverged, journal: Journal) -> None:
     kept = [run.files.adapter] if run.files.adapter.exists() else []
     if failure.what != "validation loss":
         kept.append(run.files.last_good if kept else run.files.adapter)
-        qk.save_adapter(run.model, kept[-1])
+        run.method.save(kept[-1])
     failure.kept = kept
     journal.record(WarningRow(failure.step, str(failure)))
 

@@ -1,0 +1,42 @@
+"""From settings to a model that is prepared for its method."""
+
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+import qlora_kernels as qk
+from qlora.train.methods.full import Full
+from qlora.train.methods.lora import Lora
+from qlora.train.methods.method import Method
+from qlora.train.settings import TrainSettings
+from qlora_kernels.errors import InputError
+
+
+def make_method(model: PreTrainedModel, tokenizer: Any, settings: TrainSettings) -> Method:
+    """Change the model in place as the method needs it, move it to the first GPU, if there is one.
+
+    All but "full" keep the base frozen, in `settings.format`.
+    """
+    if settings.method == "full":
+        if settings.format != "none":
+            raise InputError(
+                "train: format should be none for method full, which trains the base itself,"
+                f" was {settings.format}"
+            )
+        return Full(_on_device(model), tokenizer)
+    qk.prepare_model(model, settings.layers)
+    if settings.method == "lora":
+        return Lora(_on_device(model), settings.rank)
+    # These need peft, which only who compares methods installs.
+    from qlora.train.methods.bottleneck import Bottleneck
+    from qlora.train.methods.virtual_tokens import Prefix, Prompt
+
+    kinds = {"prompt": Prompt, "prefix": Prefix, "bottleneck": Bottleneck}
+    return kinds[settings.method](_on_device(model), settings.rank)
+
+
+def _on_device(model: PreTrainedModel) -> PreTrainedModel:
+    if torch.cuda.is_available():
+        torch.nn.Module.cuda(model)
+    return model
