@@ -30,6 +30,15 @@ def triton_refusal() -> str | None:
     return None
 
 
+@cache
+def architecture(device: torch.device) -> int:
+    """90 for sm_90; so it is too when interpreting, where it only chooses plans."""
+    if device.type != "cuda":
+        return 90
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
 def misplaced(name: str, tensor: torch.Tensor) -> str | None:
     """Refuse a tensor that kernels cannot reach: on the GPU, or on the CPU when interpreting."""
     if tensor.device.type == ("cpu" if interpreting() else "cuda"):

@@ -5,7 +5,7 @@ import triton.language as tl
 
 from qlora_kernels.gpu import permutes
 from qlora_kernels.gpu.availability import interpreting
-from qlora_kernels.gpu.table import FACTOR, PLANES
+from qlora_kernels.gpu.table import COPY, FACTOR, PLANES
 
 INTERPRETED = tl.constexpr(interpreting())
 NESTED_BLOCK_SIZE = tl.constexpr(256)
@@ -14,61 +14,105 @@ _PLANES = tl.constexpr(PLANES)
 _FACTOR = tl.constexpr(FACTOR)
 _PAIRS, _PAIRS_CONSTRAINTS = map(tl.constexpr, permutes.pairs())
 _SINGLES, _SINGLES_CONSTRAINTS = map(tl.constexpr, permutes.singles())
+_LOAD_BY_LANE = tl.constexpr(permutes.load_by_lane(copy_bytes=4 * COPY))
 
 
 @triton.jit
-def word(table, i: tl.constexpr):
-    """One word of the table: a scalar, loaded before any loop."""
-    return tl.load(table + i)
+def plane(table, i: tl.constexpr):
+    """One word of the byte planes, in a register of each thread.
+
+    All threads have the same word, and the compiler, if it saw that, would keep it in a uniform
+    register and move it back before each permute. So odd threads read it from a second copy.
+    """
+    return tl.inline_asm_elementwise(
+        _LOAD_BY_LANE,
+        "=r,l",
+        [(table + _PLANES + i).to(tl.int64)],
+        dtype=tl.int32,
+        is_pure=True,
+        pack=1,
+    )
 
 
 @triton.jit
 def factor(table):
     """What scales are multiplied with, since the table's values were rounded well (table.py)."""
-    return word(table, _FACTOR).to(tl.float32, bitcast=True)
+    return tl.load(table + _FACTOR).to(tl.float32, bitcast=True)
 
 
 @triton.jit
 def value_of(code, table):
     """The value of each code, by a tree of choices: any tensor of codes, wherever it came from."""
-    e, f, g = (code & 1) != 0, (code & 2) != 0, (code & 4) != 0
-    low = _choose8(table, 0, e, f, g)
-    high = _choose8(table, 8, e, f, g)
-    return tl.where((code & 8) != 0, high, low).to(tl.float32, bitcast=True)
+    low = (code & 1) != 0
+    a = tl.where(low, tl.load(table + 1), tl.load(table + 0))
+    b = tl.where(low, tl.load(table + 3), tl.load(table + 2))
+    c = tl.where(low, tl.load(table + 5), tl.load(table + 4))
+    d = tl.where(low, tl.load(table + 7), tl.load(table + 6))
+    e = tl.where(low, tl.load(table + 9), tl.load(table + 8))
+    f = tl.where(low, tl.load(table + 11), tl.load(table + 10))
+    g = tl.where(low, tl.load(table + 13), tl.load(table + 12))
+    h = tl.where(low, tl.load(table + 15), tl.load(table + 14))
+    second, third, fourth = (code & 2) != 0, (code & 4) != 0, (code & 8) != 0
+    a, c, e, g = (
+        tl.where(second, b, a),
+        tl.where(second, d, c),
+        tl.where(second, f, e),
+        tl.where(second, h, g),
+    )
+    chosen = tl.where(fourth, tl.where(third, g, e), tl.where(third, c, a))
+    return chosen.to(tl.float32, bitcast=True)
 
 
 @triton.jit
-def _choose8(table, i: tl.constexpr, e, f, g):
-    a = tl.where(e, word(table, i + 1), word(table, i))
-    b = tl.where(e, word(table, i + 3), word(table, i + 2))
-    c = tl.where(e, word(table, i + 5), word(table, i + 4))
-    d = tl.where(e, word(table, i + 7), word(table, i + 6))
-    return tl.where(g, tl.where(f, d, c), tl.where(f, b, a))
-
-
-@triton.jit
-def two_values(byte, table):
-    """(first, second) value of each byte of codes, float32; the table's dtype is float32."""
+def two_values(byte, table, DTYPE: tl.constexpr):
+    """(first, second) value of each byte of 4-bit codes, exact in the table's dtype."""
     if INTERPRETED:
-        first, second = value_of(byte >> 4, table), value_of(byte & 15, table)
+        # There is no PTX to interpret; a table in memory is its quick equal.
+        first = tl.load(table + (byte >> 4).to(tl.int32)).to(tl.float32, bitcast=True)
+        second = tl.load(table + (byte & 15).to(tl.int32)).to(tl.float32, bitcast=True)
+        first, second = rounded(first, DTYPE), rounded(second, DTYPE)
+    elif tl.float32 == DTYPE:
+        first, second = _two_singles(byte, table)
     else:
-        t: tl.constexpr = _PLANES
-        first, second = tl.inline_asm_elementwise(
-            _SINGLES,
-            _SINGLES_CONSTRAINTS,
-            [
-                byte,
-                word(table, t), word(table, t + 1), word(table, t + 2), word(table, t + 3),
-                word(table, t + 4), word(table, t + 5), word(table, t + 6), word(table, t + 7),
-                word(table, t + 8), word(table, t + 9), word(table, t + 10), word(table, t + 11),
-                word(table, t + 12), word(table, t + 13), word(table, t + 14), word(table, t + 15),
-            ],
-            dtype=(tl.int32, tl.int32),
-            is_pure=True,
-            pack=4,
-        )  # fmt: skip
-        first, second = first.to(tl.float32, bitcast=True), second.to(tl.float32, bitcast=True)
+        pair = _pair(byte, table)
+        first = pair.to(tl.int16).to(DTYPE, bitcast=True)
+        second = (pair >> 16).to(tl.int16).to(DTYPE, bitcast=True)
     return first, second
+
+
+@triton.jit
+def _pair(byte, table):
+    return tl.inline_asm_elementwise(
+        _PAIRS,
+        _PAIRS_CONSTRAINTS,
+        [
+            byte,
+            plane(table, 0), plane(table, 1), plane(table, 2), plane(table, 3),
+            plane(table, 4), plane(table, 5), plane(table, 6), plane(table, 7),
+        ],
+        dtype=tl.int32,
+        is_pure=True,
+        pack=4,
+    )  # fmt: skip
+
+
+@triton.jit
+def _two_singles(byte, table):
+    first, second = tl.inline_asm_elementwise(
+        _SINGLES,
+        _SINGLES_CONSTRAINTS,
+        [
+            byte,
+            plane(table, 0), plane(table, 1), plane(table, 2), plane(table, 3),
+            plane(table, 4), plane(table, 5), plane(table, 6), plane(table, 7),
+            plane(table, 8), plane(table, 9), plane(table, 10), plane(table, 11),
+            plane(table, 12), plane(table, 13), plane(table, 14), plane(table, 15),
+        ],
+        dtype=(tl.int32, tl.int32),
+        is_pure=True,
+        pack=4,
+    )  # fmt: skip
+    return first.to(tl.float32, bitcast=True), second.to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -88,7 +132,9 @@ def absmax_at(block, mask, scales, nested_absmax, nested_offset, dynamic_map, NE
     """The effective float32 scale of each block number."""
     if NESTED:
         centred = tl.load(dynamic_map + tl.load(scales + block, mask=mask, other=0).to(tl.int32))
-        nested = tl.load(nested_absmax + block // NESTED_BLOCK_SIZE, mask=mask, other=0.0)
+        nested = tl.load(
+            nested_absmax + block.to(tl.uint64) // NESTED_BLOCK_SIZE, mask=mask, other=0.0
+        )
         absmax = centred * nested + tl.load(nested_offset)
     else:
         absmax = tl.load(scales + block, mask=mask, other=0.0)

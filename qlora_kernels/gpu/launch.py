@@ -8,10 +8,12 @@ import torch
 
 from qlora_kernels.formats import QuantizedTensor
 from qlora_kernels.formats.codebooks import FORMATS, dynamic_map
+from qlora_kernels.gpu.table import table
 
 # Triton's types of what `scale_arguments` gives.
 PLAIN_TYPES = dict.fromkeys(("scales", "nested_absmax", "nested_offset", "dynamic"), "*fp32")
 NESTED_TYPES = PLAIN_TYPES | {"scales": "*u8"}
+COLUMNS = 64  # of a weight tile: what shares a scale at the usual block size
 TRITON_TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
@@ -20,6 +22,31 @@ def scale_arguments(q: QuantizedTensor) -> tuple[torch.Tensor, ...]:
     if q.nested_absmax is None or q.nested_offset is None:
         return (q.scales,) * 4
     return q.scales, q.nested_absmax, q.nested_offset, dynamic_map(q.device)
+
+
+def base_arguments(q: QuantizedTensor, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    """What kernels read of a weight that they decode to `dtype`, in their order."""
+    return q.codes, *scale_arguments(q), table(q.format, dtype, q.device)
+
+
+def base_types(nested: bool) -> dict[str, str]:
+    """Triton's types of `base_arguments`."""
+    return {"codes": "*u8", **(NESTED_TYPES if nested else PLAIN_TYPES), "table": "*i32"}
+
+
+def base_constants(q: QuantizedTensor) -> dict[str, int]:
+    """The constants of kernels that read a weight, but how it lies in rows."""
+    return {"NESTED": q.double_quant, "BITS": code_bits(q), "BLOCK_SIZE": q.block_size}
+
+
+def dropout_arguments(p: float) -> tuple[int, float]:
+    """(threshold, scale): a value is kept where its word is at least the threshold."""
+    return int(p * 2**32), float(1.0 / (1.0 - torch.tensor(p, dtype=torch.float32)))
+
+
+def is_aligned(k: int, block_size: int) -> bool:
+    """Whether COLUMNS columns of a row share a scale and start at a whole byte."""
+    return k % COLUMNS == 0 and block_size >= COLUMNS
 
 
 def code_bits(q: QuantizedTensor) -> int:

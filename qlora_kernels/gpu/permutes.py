@@ -58,6 +58,18 @@ def singles() -> tuple[str, str]:
     return _assembly(_lookups(4, code=8) + combine), _constraints(outputs=8, planes=4)
 
 
+def load_by_lane(copy_bytes: int) -> str:
+    """Assembly: the word at $1, or in odd threads of its copy."""
+    return f"""{{
+.reg .b32 lane;
+.reg .b64 address;
+mov.u32 lane, %laneid;
+and.b32 lane, lane, 1;
+mad.wide.u32 address, lane, {copy_bytes}, $1;
+ld.global.nc.b32 $0, [address];
+}}"""
+
+
 def _constraints(outputs: int, planes: int) -> str:
     """Four bytes share a register; a table word, the same for all four, is passed four times."""
     return ",".join(["=r"] * outputs + ["r"] + ["r"] * (4 * 4 * planes))

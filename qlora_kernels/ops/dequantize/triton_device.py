@@ -37,7 +37,7 @@ def dequantize_kernel(
     if BITS == 4:
         half = row[:, None] * (ROW // 2) + tl.arange(0, ROW // 2)[None, :]  # [ROWS, ROW / 2]
         byte = tl.load(codes + start // 2 + half, mask=(2 * half < left) | WHOLE, other=0)
-        first, second = two_values(byte, table)
+        first, second = two_values(byte, table, tl.float32)
         values = tl.join(first * absmax[:, None], second * absmax[:, None]).reshape(ROWS, ROW)
     else:
         code = tl.load(codes + start + place, mask=inside, other=0).to(tl.int8, bitcast=True)

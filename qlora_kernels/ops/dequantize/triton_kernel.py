@@ -8,15 +8,7 @@ from qlora_kernels.formats import QuantizedTensor
 from qlora_kernels.formats.codebooks import FORMATS
 from qlora_kernels.gpu.availability import misplaced
 from qlora_kernels.gpu.compile_case import CompileCase
-from qlora_kernels.gpu.launch import (
-    NESTED_TYPES,
-    PLAIN_TYPES,
-    TRITON_TYPES,
-    code_bits,
-    launch,
-    scale_arguments,
-)
-from qlora_kernels.gpu.table import table
+from qlora_kernels.gpu.launch import TRITON_TYPES, base_arguments, base_types, code_bits, launch
 
 BACKEND = "triton"
 
@@ -40,9 +32,7 @@ def dequantize(q: QuantizedTensor, out: torch.Tensor) -> None:
         dequantize_kernel,
         (-(-q.numel() // _VALUES),),
         out.device,
-        q.codes,
-        *scale_arguments(q),
-        table(q.format, torch.float32, q.device),
+        *base_arguments(q, torch.float32),
         out,
         q.numel(),
         **_constants(q.double_quant, code_bits(q), q.block_size),
@@ -72,9 +62,7 @@ def compile_cases() -> Iterator[CompileCase]:
         for nested in (True, False):
             constants = _constants(nested, FORMATS[format_name].bits, 64) | {"WHOLE": True}
             signature = {
-                "codes": "*u8",
-                **(NESTED_TYPES if nested else PLAIN_TYPES),
-                "table": "*i32",
+                **base_types(nested),
                 "out": f"*{TRITON_TYPES[dtype]}",
                 "count": "i32",
                 **dict.fromkeys(constants, "constexpr"),

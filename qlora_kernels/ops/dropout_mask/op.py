@@ -12,9 +12,9 @@ import torch
 
 from qlora_kernels.checks import InputError, check_probability
 from qlora_kernels.dispatch import Room, define
-from qlora_kernels.ops.dropout_mask import native_kernel, reference
+from qlora_kernels.ops.dropout_mask import native_kernel, reference, triton_kernel
 
-ROOM = Room("dropout_mask", native_kernel, reference)
+ROOM = Room("dropout_mask", native_kernel, triton_kernel, reference)
 
 
 def dropout_mask(seed: int | torch.Tensor, shape: Sequence[int], p: float) -> torch.Tensor:

@@ -1,0 +1,127 @@
+"""The kernels of qlora_linear in every configuration that the launch rule can choose."""
+
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+import torch
+
+from qlora_kernels.gpu.compile_case import CompileCase
+from qlora_kernels.gpu.launch import TRITON_TYPES, base_types
+from qlora_kernels.ops.qlora_linear.triton_adapter import tile
+from qlora_kernels.ops.qlora_linear.triton_kernel import forward_constants
+from qlora_kernels.ops.qlora_linear.triton_plan import (
+    COLUMNS,
+    MAX_SPLITS,
+    SCATTERED,
+    Plan,
+    every_plan,
+    rank_tile,
+)
+
+OP = "qlora_linear"
+BASE = {"NESTED": True, "BITS": 4, "BLOCK_SIZE": 64, "ALIGNED": True}
+DROPOUT_TYPES = {"threshold": "i64", "keep": "fp32"}
+SIZES = {"m": "i32", "n": "i32", "k": "i32", "rank": "i32"}
+RANKS = (16, 64)
+
+
+def cases() -> Iterator[CompileCase]:
+    """NF4 with nested scales in bf16 and fp16, int8 in bf16, and what reads value by value."""
+    forward, backward = every_plan()
+    for dtype in (torch.bfloat16, torch.float16):
+        for plan in forward:
+            for splits in (1, MAX_SPLITS):
+                yield _forward(plan, splits, dtype, BASE)
+        for plan in backward:
+            yield _backward(plan, dtype, BASE)
+        yield from _adapter(dtype)
+    for base in (BASE | {"BITS": 8}, BASE | {"NESTED": False}):
+        yield from (_forward(plan, 1, torch.bfloat16, base) for plan in forward)
+        yield from (_backward(plan, torch.bfloat16, base) for plan in backward)
+    for base in (BASE, BASE | {"ALIGNED": False}):
+        yield _forward(SCATTERED, 1, torch.float32, base)
+        yield _backward(SCATTERED, torch.float32, base)
+    yield _forward(SCATTERED, 1, torch.bfloat16, BASE | {"ALIGNED": False})
+    yield _backward(SCATTERED, torch.bfloat16, BASE | {"ALIGNED": False})
+    yield from _adapter(torch.float32)
+
+
+def _forward(plan: Plan, splits: int, dtype: torch.dtype, base: dict[str, int]) -> CompileCase:
+    from qlora_kernels.ops.qlora_linear.triton_device import forward_kernel
+
+    name = TRITON_TYPES[dtype]
+    constants = base | forward_constants(plan, True, splits == 1, False) | {"SPLITS": splits}
+    signature = {
+        "x": f"*{name}",
+        **base_types(bool(base["NESTED"])),
+        **{"h": "*fp32", "b": "*fp32", "bias": f"*{name}", "output_scale": "*fp32"},
+        "out": f"*{name if splits == 1 else 'fp32'}",
+        **SIZES,
+    }
+    return _case(forward_kernel, signature, constants, plan, plan.block_n * COLUMNS)
+
+
+def _backward(plan: Plan, dtype: torch.dtype, base: dict[str, int]) -> CompileCase:
+    from qlora_kernels.ops.qlora_linear.triton_device import backward_x_kernel
+
+    name = TRITON_TYPES[dtype]
+    blocks = {"BLOCK_M": plan.block_m, "BLOCK_N": plan.block_n}
+    constants = base | {"HAS_ADAPTER": True, "MASKED": False, **blocks}
+    signature = {
+        "dy": f"*{name}",
+        **base_types(bool(base["NESTED"])),
+        **{"dh": "*fp32", "a": "*fp32", "seed": "*i64", "dx": f"*{name}"},
+        **SIZES,
+        **DROPOUT_TYPES,
+    }
+    return _case(backward_x_kernel, signature, constants, plan, plan.block_n * COLUMNS)
+
+
+def _adapter(dtype: torch.dtype) -> Iterator[CompileCase]:
+    from qlora_kernels.ops.qlora_linear import adapter_device as device
+
+    name, step = TRITON_TYPES[dtype], tile(dtype.itemsize)
+    plan = Plan("tile", num_stages=3)
+    sizes = {"m": "i32", "k": "i32", "rank": "i32"}
+    for rank, masked in product(map(rank_tile, RANKS), (False, True)):
+        common = {"MASKED": masked, "RANK": rank, "STEP": step, "SPLITS": MAX_SPLITS}
+        pointers = {"x": f"*{name}", "factor": "*fp32", "seed": "*i64", "partial": "*fp32"}
+        # A is read along its rows: their stride is k, that of columns the constant 1.
+        strides = {"stride_r": "i32", "stride_k": "constexpr"}
+        for rows in (16, step):
+            constants = common | {"BLOCK_M": rows, "stride_k": 1}
+            signature = pointers | sizes | strides | DROPOUT_TYPES
+            yield _case(device.rows_kernel, signature, constants, plan, 0)
+        pointers = {"h": "*fp32", "x": f"*{name}", "seed": "*i64", "partial": "*fp32"}
+        signature = pointers | sizes | DROPOUT_TYPES
+        yield _case(device.columns_kernel, signature, common | {"BLOCK_K": step}, plan, 0)
+
+
+def _description(signature: dict[str, str], constants: dict[str, int]) -> str:
+    dtype = signature.get("x", signature.get("dy", "*fp32"))[1:]
+    said = [f"{name.lower()}={int(value)}" for name, value in constants.items()]
+    return " ".join([dtype, *said])
+
+
+def _case(
+    kernel: Any,
+    signature: dict[str, str],
+    constants: dict[str, int],
+    plan: Plan,
+    decoded_weights: int,
+) -> CompileCase:
+    """Pointers and sizes but m are multiples of 16, as in a model of width 4096 and rank 16."""
+    signature = signature | dict.fromkeys(constants, "constexpr")
+    runtime = [name for name, kind in signature.items() if kind[0] == "*" or kind == "i32"]
+    return CompileCase(
+        OP,
+        _description(signature, constants),
+        kernel,
+        signature,
+        constants,
+        num_warps=plan.num_warps,
+        num_stages=plan.num_stages,
+        aligned=tuple(name for name in runtime if name != "m" and constants.get("ALIGNED", True)),
+        decoded_weights=decoded_weights,
+    )

@@ -1,0 +1,226 @@
+"""`qlora_linear` and its gradients on NVIDIA GPUs by Triton kernels."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+
+from qlora_kernels.formats import Adapter, Base, QuantizedTensor
+from qlora_kernels.gpu.availability import architecture, misplaced
+from qlora_kernels.gpu.compile_case import CompileCase
+from qlora_kernels.gpu.launch import (
+    TRITON_TYPES,
+    base_arguments,
+    base_constants,
+    is_aligned,
+    launch,
+)
+from qlora_kernels.ops.dequantize import dequantize
+from qlora_kernels.ops.qlora_linear import triton_adapter
+from qlora_kernels.ops.qlora_linear.call import Gradients, Needs
+from qlora_kernels.ops.qlora_linear.triton_plan import (
+    COLUMNS,
+    DENSE,
+    Plan,
+    Problem,
+    backward_plan,
+    forward_plan,
+)
+
+BACKEND = "triton"
+
+
+def refuses(
+    x: torch.Tensor, base: Base, adapter: Adapter | None, seed: torch.Tensor | None
+) -> str | None:
+    """Takes float32, bfloat16 and float16 on an NVIDIA GPU, over a quantized base weight."""
+    if not isinstance(base, QuantizedTensor):
+        return "the base weight is dense"
+    tensors = {"x": x} | ({"a": adapter.a, "b": adapter.b} if adapter else {})
+    wrong = [f"{name} is {t.dtype}" for name, t in tensors.items() if t.dtype not in TRITON_TYPES]
+    return wrong[0] if wrong else misplaced("x", x)
+
+
+def forward(
+    x: torch.Tensor,  # [m, k]
+    base: QuantizedTensor,  # [n, k]
+    adapter: Adapter | None,
+    bias: torch.Tensor | None,  # [n]
+    seed: torch.Tensor | None,
+    output_scale: torch.Tensor | None = None,  # [n]
+) -> torch.Tensor:
+    """`y = g * (x W^T + s (drop(x A^T)) B^T) + bias`, [m, n], with g the output scale or 1."""
+    x = x.contiguous()
+    h = None if adapter is None else triton_adapter.down(x, adapter, seed)
+    plan = forward_plan(_problem(x, base))
+    if plan == DENSE:
+        return _dense_forward(x, base, (adapter, h), bias, output_scale)
+    return _fused_forward(plan, x, base, (adapter, h), (bias, output_scale))
+
+
+def backward(
+    dy: torch.Tensor,  # [m, n]
+    x: torch.Tensor,  # [m, k]
+    base: QuantizedTensor,
+    adapter: Adapter | None,
+    seed: torch.Tensor | None,
+    needs: Needs,
+) -> Gradients:
+    """`dx = dy W + dh A`, `da = dh^T x`, `db = s dy^T h`, `dbias = sum dy`, with `dh = s dy B`."""
+    dy = dy.contiguous()
+    dh = da = db = dx = None
+    if adapter is not None:
+        dh = triton_adapter.down_gradient(dy, adapter, seed) if needs.x or needs.a else None
+        if needs.a and dh is not None:
+            da = triton_adapter.a_gradient(dh, x.contiguous(), adapter, seed)
+        if needs.b:
+            h = triton_adapter.down(x.contiguous(), adapter, seed)
+            db = triton_adapter.b_gradient(h, dy, adapter)
+    if needs.x:
+        dx = _x_gradient(dy, base, adapter, dh, seed)
+    return Gradients(dx, da, db, dy.sum(dim=0) if needs.bias else None)
+
+
+def _problem(rows: torch.Tensor, base: QuantizedTensor) -> Problem:
+    n, k = base.shape
+    aligned = is_aligned(k, base.block_size)
+    return Problem(rows.shape[0], n, k, rows.itemsize, aligned, architecture(rows.device))
+
+
+_Down = tuple[Adapter | None, torch.Tensor | None]  # an adapter and its h
+
+
+def _dense_forward(
+    x: torch.Tensor,
+    base: QuantizedTensor,
+    down: _Down,
+    bias: torch.Tensor | None,
+    output_scale: torch.Tensor | None,
+) -> torch.Tensor:
+    """cuBLAS on W decoded into memory that torch's allocator reuses; the adapter's product is
+    what the large one is added to."""
+    w = dequantize(base, x.dtype)
+    adapter, h = down
+    if adapter is None or h is None:
+        y = x @ w.T
+    else:
+        low = h.to(x.dtype) @ adapter.b.to(x.dtype).T
+        y = torch.addmm(low, x, w.T, out=low)
+    if output_scale is not None:
+        y = (y * output_scale).to(x.dtype)
+    return y if bias is None else y + bias.to(x.dtype)
+
+
+def _fused_forward(
+    plan: Plan,
+    x: torch.Tensor,
+    base: QuantizedTensor,
+    down: _Down,
+    epilogue: tuple[torch.Tensor | None, torch.Tensor | None],
+) -> torch.Tensor:
+    from qlora_kernels.ops.qlora_linear.triton_device import forward_kernel, sum_splits_kernel
+
+    (m, k), n = x.shape, base.shape[0]
+    y = x.new_empty(m, n)
+    target = y if plan.splits == 1 else x.new_empty(plan.splits, m, n, dtype=torch.float32)
+    adapter, h = down
+    bias, scale = (t if t is None else t.detach().contiguous() for t in epilogue)
+    b = None if adapter is None else adapter.b.detach().contiguous()
+    launch(
+        forward_kernel,
+        (-(-m // plan.block_m), -(-n // plan.block_n), plan.splits),
+        x.device,
+        *(x, *base_arguments(base, x.dtype)),
+        *(x if t is None else t for t in (h, b, bias, scale)),
+        *(target, m, n, k, 0 if adapter is None else adapter.rank),
+        **base_constants(base),
+        **forward_constants(plan, adapter is not None, bias is not None, scale is not None),
+        ALIGNED=is_aligned(k, base.block_size),
+        num_warps=plan.num_warps,
+        num_stages=plan.num_stages,
+        enable_fp_fusion=True,
+    )
+    if plan.splits > 1:
+        launch(
+            sum_splits_kernel,
+            (m, -(-n // SUM_BLOCK)),
+            x.device,
+            *(target, *(x if t is None else t for t in (bias, scale)), y, m, n),
+            HAS_BIAS=bias is not None,
+            HAS_SCALE=scale is not None,
+            SPLITS=plan.splits,
+            BLOCK=SUM_BLOCK,
+            enable_fp_fusion=True,
+        )
+    return y
+
+
+SUM_BLOCK = 1024
+
+
+def forward_constants(
+    plan: Plan, has_adapter: bool, has_bias: bool, has_scale: bool
+) -> dict[str, int]:
+    """The constants of the forward kernel that the plan and the call decide."""
+    return {
+        "HAS_ADAPTER": has_adapter,
+        "HAS_BIAS": has_bias,
+        "HAS_SCALE": has_scale,
+        "BLOCK_M": plan.block_m,
+        "BLOCK_N": plan.block_n,
+        "SPLITS": plan.splits,
+        "SKINNY": plan.way == "skinny",
+    }
+
+
+def _x_gradient(
+    dy: torch.Tensor,
+    base: QuantizedTensor,
+    adapter: Adapter | None,
+    dh: torch.Tensor | None,
+    seed: torch.Tensor | None,
+) -> torch.Tensor:
+    from qlora_kernels.ops.qlora_linear.triton_device import backward_x_kernel
+
+    (m, n), k = dy.shape, base.shape[1]
+    problem = _problem(dy, base)
+    plan = backward_plan(problem)
+    masked, threshold, keep = triton_adapter.masking(adapter, seed, "input")
+    if plan == DENSE and not masked:
+        w = dequantize(base, dy.dtype)
+        if adapter is None or dh is None:
+            return dy @ w
+        low = dh.to(dy.dtype) @ adapter.a.to(dy.dtype)
+        return torch.addmm(low, dy, w, out=low)
+    if plan == DENSE:  # a mask on x falls on the adapter's share alone: only our kernel has it
+        plan = backward_plan(replace(problem, m=FEW_ROWS))
+    dx = dy.new_empty(m, k)
+    launch(
+        backward_x_kernel,
+        (-(-m // plan.block_m), -(-k // COLUMNS)),
+        dy.device,
+        *(dy, *base_arguments(base, dy.dtype)),
+        *(dy if dh is None else dh, dy if adapter is None else adapter.a.detach().contiguous()),
+        *(dy if seed is None else seed, dx, m, n, k, 0 if adapter is None else adapter.rank),
+        *(threshold, keep),
+        **base_constants(base),
+        ALIGNED=is_aligned(k, base.block_size),
+        HAS_ADAPTER=adapter is not None,
+        MASKED=masked,
+        BLOCK_M=plan.block_m,
+        BLOCK_N=plan.block_n,
+        num_warps=plan.num_warps,
+        num_stages=plan.num_stages,
+        enable_fp_fusion=True,
+    )
+    return dx
+
+
+FEW_ROWS = 63  # for which every problem has a fused plan
+
+
+def compile_cases() -> Iterator[CompileCase]:
+    """Every kernel with every plan of the launch rule."""
+    from qlora_kernels.ops.qlora_linear.triton_cases import cases
+
+    return cases()
