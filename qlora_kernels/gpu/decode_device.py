@@ -128,6 +128,17 @@ def rounded(x, dtype: tl.constexpr):
 
 
 @triton.jit
+def widened(x):
+    """x in float32; the interpreter's own way from bfloat16 loses what is subnormal."""
+    if INTERPRETED and x.dtype == tl.bfloat16:
+        bits = x.to(tl.uint16, bitcast=True).to(tl.uint32) << 16
+        result = bits.to(tl.float32, bitcast=True)
+    else:
+        result = x.to(tl.float32)
+    return result
+
+
+@triton.jit
 def absmax_at(block, mask, scales, nested_absmax, nested_offset, dynamic_map, NESTED: tl.constexpr):
     """The effective float32 scale of each block number."""
     if NESTED:

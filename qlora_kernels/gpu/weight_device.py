@@ -16,6 +16,7 @@ from qlora_kernels.gpu.decode_device import (
     rounded,
     two_values,
     value_of,
+    widened,
 )
 from qlora_kernels.gpu.launch import COLUMNS
 
@@ -26,7 +27,7 @@ STEP = tl.constexpr(COLUMNS)
 def product(a, b, accumulator):
     """`accumulator + a b`, float32; the interpreter multiplies bfloat16 bits as integers."""
     if INTERPRETED:
-        a, b = a.to(tl.float32), b.to(tl.float32)
+        a, b = widened(a), widened(b)
     return tl.dot(a, b, accumulator, input_precision="ieee")
 
 
@@ -60,7 +61,7 @@ def aligned_tile(
         scale *= factor(table)
     else:
         byte = tl.load(codes + first[:, None] + tl.arange(0, STEP)[None, :])
-        values = byte.to(tl.int8, bitcast=True).to(DTYPE)
+        values = rounded(byte.to(tl.int8, bitcast=True).to(tl.float32), DTYPE)  # exact
         scale /= INT8_MAX
     return values, scale
 

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import torch
 
 from qlora_kernels.dispatch import Room, define
-from qlora_kernels.ops.qlora_linear import native_kernel, reference
+from qlora_kernels.ops.qlora_linear import native_kernel, reference, triton_kernel
 from qlora_kernels.ops.qlora_linear.call import NAMES, SCHEMA, Gradients, Layer, Needs, layers_of
 
-ROOM = Room("qlora_linear", native_kernel, reference)
+ROOM = Room("qlora_linear", native_kernel, triton_kernel, reference)
 GROUP_SIZES = (1, 2, 3)
 
 

@@ -21,9 +21,9 @@ import torch
 from qlora_kernels.checks import FLOATS, InputError, check_dtype
 from qlora_kernels.dispatch import Room, define
 from qlora_kernels.formats import QuantizedTensor, QuantSpec
-from qlora_kernels.ops.quantize import native_kernel, reference
+from qlora_kernels.ops.quantize import native_kernel, reference, triton_kernel
 
-ROOM = Room("quantize", native_kernel, reference)
+ROOM = Room("quantize", native_kernel, triton_kernel, reference)
 
 
 def quantize(

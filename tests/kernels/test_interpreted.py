@@ -1,4 +1,4 @@
-"""Where there is no GPU: the tests of this folder once more, interpreted, in a process of their own."""
+"""Where there is no GPU: the tests of this folder, interpreted, in a process of their own."""
 
 import os
 import subprocess

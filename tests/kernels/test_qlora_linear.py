@@ -14,7 +14,11 @@ from qlora_kernels.testing.error_rule import ErrorRule
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # The interpreter takes seconds for what a GPU does at once.
-SMALL = tuple(c for c in LINEAR_CASES if c.n * c.k <= 40_000 and c.m * c.n * c.k <= 2_500_000)
+SMALL = (
+    *(case for case in LINEAR_CASES if case.m * case.n * case.k <= 300_000),
+    LinearCase(9, 40, 70, rank=16, dropout=0.25),
+    LinearCase(9, 40, 128, rank=16, dropout=0.25, dropout_on="input", bias=True),
+)
 FORWARD, BACKWARD = every_plan()
 
 
