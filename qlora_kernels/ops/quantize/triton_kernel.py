@@ -19,8 +19,10 @@ _NUM_WARPS = 4
 
 
 def refuses(w: torch.Tensor, spec: QuantSpec) -> str | None:
-    """Takes float32, bfloat16 and float16 on an NVIDIA GPU."""
-    return f"w is {w.dtype}" if w.dtype not in TRITON_TYPES else misplaced("w", w)
+    """Takes float32, bfloat16 and float16 on an NVIDIA GPU; a scale is its block's absmax."""
+    if w.dtype not in TRITON_TYPES:
+        return f"w is {w.dtype}"
+    return "scales are searched for" if spec.ratios else misplaced("w", w)
 
 
 def quantize(w: torch.Tensor, spec: QuantSpec) -> QuantizedTensor:
@@ -44,13 +46,13 @@ def quantize(w: torch.Tensor, spec: QuantSpec) -> QuantizedTensor:
     )
     if is_bad.any():
         refuse_nonfinite(w, int((~w.reshape(-1).float().isfinite()).to(torch.uint8).argmax()))
-    parts = _quantize_scales(absmax, spec) if spec.double_quant else (absmax, None, None)
+    parts: tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None] = (absmax, None, None)
+    if spec.double_quant:
+        parts = _quantize_scales(absmax)
     return QuantizedTensor(codes, *parts, w.shape, w.dtype, spec.format, spec.block_size)
 
 
-def _quantize_scales(
-    absmax: torch.Tensor, spec: QuantSpec
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _quantize_scales(absmax: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(uint8 codes, nested absmax, offset)."""
     from qlora_kernels.ops.quantize.triton_device import quantize_scales_kernel
 
