@@ -1,7 +1,6 @@
 """The kernels of qlora_linear in every configuration that the launch rule can choose."""
 
 from collections.abc import Iterator
-from itertools import product
 from typing import Any
 
 import torch
@@ -11,9 +10,12 @@ from qlora_kernels.gpu.launch import TRITON_TYPES, base_types
 from qlora_kernels.ops.qlora_linear.triton_adapter import tile
 from qlora_kernels.ops.qlora_linear.triton_kernel import forward_constants
 from qlora_kernels.ops.qlora_linear.triton_plan import (
+    BACKWARD_LARGEST,
     COLUMNS,
+    FORWARD_LARGEST,
     MAX_SPLITS,
     SCATTERED,
+    SKINNY,
     Plan,
     every_plan,
     rank_tile,
@@ -27,23 +29,23 @@ RANKS = (16, 64)
 
 
 def cases() -> Iterator[CompileCase]:
-    """NF4 with nested scales in bf16 and fp16, int8 in bf16, and what reads value by value."""
+    """NF4 with nested scales in bf16 by every plan; the variants of it by one plan each.
+
+    Compiling takes seconds, so that what differs in a type or a flag alone is not crossed.
+    """
     forward, backward = every_plan()
-    for dtype in (torch.bfloat16, torch.float16):
-        for plan in forward:
-            for splits in (1, MAX_SPLITS):
-                yield _forward(plan, splits, dtype, BASE)
-        for plan in backward:
-            yield _backward(plan, dtype, BASE)
-        yield from _adapter(dtype)
-    for base in (BASE | {"BITS": 8}, BASE | {"NESTED": False}):
-        yield from (_forward(plan, 1, torch.bfloat16, base) for plan in forward)
-        yield from (_backward(plan, torch.bfloat16, base) for plan in backward)
-    for base in (BASE, BASE | {"ALIGNED": False}):
-        yield _forward(SCATTERED, 1, torch.float32, base)
-        yield _backward(SCATTERED, torch.float32, base)
-    yield _forward(SCATTERED, 1, torch.bfloat16, BASE | {"ALIGNED": False})
-    yield _backward(SCATTERED, torch.bfloat16, BASE | {"ALIGNED": False})
+    yield from (_forward(plan, 1, torch.bfloat16, BASE) for plan in forward)
+    yield from (_backward(plan, torch.bfloat16, BASE) for plan in backward)
+    yield _forward(SKINNY, MAX_SPLITS, torch.bfloat16, BASE)
+    for plan in (SKINNY, FORWARD_LARGEST):
+        yield _forward(plan, 1, torch.float16, BASE)
+        yield _forward(plan, 1, torch.bfloat16, BASE | {"NESTED": False})
+        yield _forward(plan, 1, torch.bfloat16, BASE | {"BITS": 8})
+    yield _backward(BACKWARD_LARGEST, torch.bfloat16, BASE | {"BITS": 8})
+    for dtype in (torch.float32, torch.bfloat16):
+        yield _forward(SCATTERED, 1, dtype, BASE | {"ALIGNED": False})
+        yield _backward(SCATTERED, dtype, BASE | {"ALIGNED": False})
+    yield from _adapter(torch.bfloat16)
     yield from _adapter(torch.float32)
 
 
@@ -84,7 +86,7 @@ def _adapter(dtype: torch.dtype) -> Iterator[CompileCase]:
     name, step = TRITON_TYPES[dtype], tile(dtype.itemsize)
     plan = Plan("tile", num_stages=3)
     sizes = {"m": "i32", "k": "i32", "rank": "i32"}
-    for rank, masked in product(map(rank_tile, RANKS), (False, True)):
+    for rank, masked in zip(map(rank_tile, RANKS), (True, False), strict=True):
         common = {"MASKED": masked, "RANK": rank, "STEP": step, "SPLITS": MAX_SPLITS}
         pointers = {"x": f"*{name}", "factor": "*fp32", "seed": "*i64", "partial": "*fp32"}
         # A is read along its rows: their stride is k, that of columns the constant 1.
