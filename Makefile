@@ -24,6 +24,8 @@ demo: .venv/ready  ## fine-tune a real 4-bit model and print base against tuned
 demo-compare: .venv/ready  ## QLoRA against 16-bit LoRA on the demo task, 3 seeds each
 	$(DEMO) -m qlora.demo.compare
 
+# All configurations take minutes: tests compile two of each kernel, `make kernels-report` all.
+test: KERNELS := --sample
 test: lint kernels-report  ## lint and every test that needs no GPU, under 15 minutes on 2 cores
 	$(PYTEST) -m "not slow" $(PYTEST_FLAGS)
 
@@ -31,7 +33,7 @@ test-full: lint  ## the same and the slow tests
 	$(PYTEST) $(PYTEST_FLAGS)
 
 kernels-report: .venv-test/ready  ## what the compiler made of each GPU kernel, against its limits; UPDATE=1 sets them
-	OMP_NUM_THREADS=1 $(TEST) -m bench kernels-report $(if $(UPDATE),--update)
+	OMP_NUM_THREADS=1 $(TEST) -m bench kernels-report $(KERNELS) $(if $(UPDATE),--update)
 
 sanitize: .venv-test/ready  ## the native tests with the kernels under address and undefined-behaviour sanitizers
 	.ci/sanitize $(CURDIR)/$(TEST)

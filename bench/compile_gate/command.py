@@ -30,7 +30,10 @@ OUTPUT = Path("build/kernels.json")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--ops", default="", metavar="A,B", help="only these; no limits' leftovers")
+    parser.add_argument("--ops", default="", metavar="A,B", help="only these")
+    parser.add_argument(
+        "--sample", action="store_true", help="only two configurations of each kernel, for CI"
+    )
     parser.add_argument("--update", action="store_true", help="make today's values the limits")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="the rows as JSON")
 
@@ -42,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
         (op, number, architecture)
         for op in rooms()
         if not wanted or op in wanted
-        for number in range(len(cases(op)))
+        for number in (sampled(cases(op)) if arguments.sample else range(len(cases(op))))
         for architecture in MACHINES
     ]
     with ProcessPoolExecutor(os.cpu_count()) as pool:
@@ -51,7 +54,9 @@ def run(arguments: argparse.Namespace) -> int:
     write_text(arguments.output, json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     Console(width=None if sys.stdout.isatty() else 200).print(table(rows))
     known = limits.read()
-    others = {key: limit for key, limit in known.items() if wanted and key.split()[0] not in wanted}
+    compiled = {row.key for row in rows}
+    partial = wanted or arguments.sample
+    others = {key: limit for key, limit in known.items() if partial and key not in compiled}
     if arguments.update:
         limits.write(rows, others)
         return 0
@@ -71,6 +76,14 @@ def rooms() -> Iterator[str]:
 def cases(op: str) -> list[Any]:
     """What the launch rule of an op can choose."""
     return list(import_module(f"qlora_kernels.ops.{op}.triton_kernel").compile_cases())
+
+
+def sampled(every: list[Any]) -> list[int]:
+    """The first and the last configuration of each kernel: the numbers of those cases."""
+    by_kernel: dict[str, list[int]] = {}
+    for number, case in enumerate(every):
+        by_kernel.setdefault(case.name, []).append(number)
+    return sorted({n for numbers in by_kernel.values() for n in (numbers[0], numbers[-1])})
 
 
 def _row(op: str, number: int, architecture: int) -> Row:

@@ -143,6 +143,11 @@ def test_limits_and_kernels_are_the_same_set():
     assert "no such kernel" in next(limits.breaches([], {ROW.key: LIMIT}))
 
 
+def test_a_sample_has_two_configurations_of_each_kernel():
+    names = ["forward", "forward", "forward", "backward", "norm", "backward", "norm"]
+    assert command.sampled([SimpleNamespace(name=name) for name in names]) == [0, 2, 3, 4, 5, 6]
+
+
 def test_the_command_writes_rows_and_fails_on_a_breach(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -165,7 +170,7 @@ def test_the_command_writes_rows_and_fails_on_a_breach(
     monkeypatch.setattr(limits, "FILE", tmp_path / "limits.json")
     (tmp_path / "limits.json").write_text("{}")
     output = tmp_path / "build/kernels.json"
-    arguments = SimpleNamespace(ops="", update=True, output=output)
+    arguments = SimpleNamespace(ops="", update=True, output=output, sample=False)
     assert command.run(arguments) == 0
     arguments.update = False
     assert command.run(arguments) == 0
