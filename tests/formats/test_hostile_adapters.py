@@ -1,5 +1,6 @@
 """Folders that lie, break or attack: one line, in no time, and nothing of them is run."""
 
+import contextlib
 import json
 import pickle
 import time
@@ -17,7 +18,7 @@ from qlora_kernels.formats.adapter_folder import (
     read_adapter_folder,
     write_adapter_folder,
 )
-from qlora_kernels.formats.adapter_folder.patterns import matches
+from qlora_kernels.formats.adapter_folder.patterns import check_effort, matches
 
 EXPONENTIAL = ("(a+)+$", "(.*a)*(a+)+(.*a)+$x", "(a|a)*b", "((a*)*)*b", ".*.*.*.*.*.*.*.*x")
 
@@ -89,11 +90,27 @@ def test_a_catastrophic_pattern_takes_no_time(
     pristine: dict[str, bytes], tmp_path: Path, pattern: str
 ):
     start = time.process_time()
-    assert not matches(pattern, "a" * 400 + "!")
+    with contextlib.suppress(InputError):
+        assert not matches(pattern, "a" * 400 + "!")
     lay(pristine, tmp_path)
     edit_config(tmp_path, alpha_pattern={pattern: 2}, rank_pattern={pattern: 2})
     assert read_adapter_folder(tmp_path).layers.keys() == set(LAYERS)
     assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize("pattern", ["(a|a)" * 150, "a?" * 300, "(a+)+" * 150, "(a|b|ab)*" * 90])
+def test_a_long_catastrophic_pattern_is_answered_or_refused(pattern: str):
+    start = time.process_time()
+    with contextlib.suppress(InputError):
+        assert not matches(pattern, "a" * 400 + "!")
+    assert time.process_time() - start < 5
+
+
+def test_many_patterns_for_many_layers_are_refused():
+    check_effort(["q_proj"] * 1000, 4000)
+    for patterns in (["q_proj"] * 1001, ["(a+)+$"]):
+        with pytest.raises(InputError, match="patterns times layers should be at most"):
+            check_effort(patterns, 4000)
 
 
 def test_a_catastrophic_target_is_not_handed_on(pristine: dict[str, bytes], tmp_path: Path):

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from qlora_kernels.errors import InputError
 
 MAX_HEADER_BYTES = 2**26
+MAX_NAME = 256
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
 
@@ -71,7 +72,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check_entry(path: Path, name: str, entry: Any) -> None:
-    if not name.isprintable() or len(name) > 512:
+    if not name.isprintable() or len(name) > MAX_NAME:
         raise InputError(f"adapter: {path} should have plain tensor names, has {name[:80]!r}")
     if entry["dtype"] not in _FLOATS:
         floats = ", ".join(_FLOATS)

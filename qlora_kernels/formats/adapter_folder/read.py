@@ -18,6 +18,7 @@ from qlora_kernels.formats.adapter_folder.folder import (
     TokenRows,
 )
 from qlora_kernels.formats.adapter_folder.header import Header, read_header
+from qlora_kernels.formats.adapter_folder.patterns import check_effort
 
 PREFIX = "base_model.model."
 DROPOUT_ON_KEY = "qlora_dropout_on"
@@ -128,7 +129,9 @@ def is_embedding(parameter: str) -> bool:
 
 def _check_shapes(path: Path, header: Header, keys: _Keys, config: AdapterFolderConfig) -> None:
     """Refuse parts that do not fit each other, from the header alone."""
-    for layer, pair in {**keys.layers, **keys.embeddings}.items():
+    adapted = {**keys.layers, **keys.embeddings}
+    check_effort((*config.rank_pattern, *config.alpha_pattern), len(adapted))
+    for layer, pair in adapted.items():
         shapes = {part: list(header.shapes[key]) for part, key in sorted(pair.items())}
         a, b = shapes.get("A", []), shapes.get("B", [])
         if not (len(a) == len(b) == 2 and a[0] == b[1]):
