@@ -6,13 +6,14 @@ from qlora_kernels import nn, ops
 from qlora_kernels.checks import InputError
 from qlora_kernels.dispatch import backends, force_from_environment, use_backend
 from qlora_kernels.formats import Adapter, QuantizedTensor
-from qlora_kernels.nn import QLoRAConfig, load_adapter, prepare_model, save_adapter
+from qlora_kernels.nn import QLoRAConfig, load_adapter, prepare_model, requantize, save_adapter
 from qlora_kernels.ops import (
     dequantize,
     dora_column_norm,
     dropout_mask,
     linear_cross_entropy,
     qlora_linear,
+    quantization_error,
     quantize,
 )
 
@@ -31,7 +32,9 @@ __all__ = [
     "ops",
     "prepare_model",
     "qlora_linear",
+    "quantization_error",
     "quantize",
+    "requantize",
     "save_adapter",
     "use_backend",
 ]

@@ -40,11 +40,12 @@ class EvaluateSettings:
     adapter: Path | None = setting(
         None, "adapter folder in peft's format, to compare with the base"
     )
-    format: Literal["nf4", "fp4", "int8", "none"] = setting(
+    format: Literal["nf4", "fp4", "int8", "nf4-tuned", "none"] = setting(
         "nf4", "storage of the base, as in training; none leaves it as it is"
     )
     block_size: int = setting(64, "weights that share one scale, as in training")
     double_quant: bool = setting(True, "quantize the scales too, as in training")
+    scale_search: bool = setting(False, "search each block's scale, as in training")
     sequence_length: int = setting(512, "tokens in a row; longer examples are cut")
     packing: bool = setting(True, "fill rows with several examples, which do not see each other")
     batch_size: int = setting(4, "rows in one forward pass")
@@ -61,7 +62,10 @@ class EvaluateSettings:
     def layers(self) -> qk.QLoRAConfig:
         """What `prepare_model` is told; the adapter's own file says the rest."""
         return qk.QLoRAConfig(
-            format=self.format, block_size=self.block_size, double_quant=self.double_quant
+            format=self.format,
+            block_size=self.block_size,
+            double_quant=self.double_quant,
+            scale_search=self.scale_search,
         )
 
 

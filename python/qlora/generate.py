@@ -41,11 +41,12 @@ class GenerateSettings:
     temperature: float = setting(0.0, "0 takes the likeliest token; 1 samples as the model says")
     top_p: float = setting(1.0, "sample from the likeliest tokens that make up this probability")
     seed: int = setting(0, "of the sampling")
-    format: Literal["nf4", "fp4", "int8", "none"] = setting(
+    format: Literal["nf4", "fp4", "int8", "nf4-tuned", "none"] = setting(
         "nf4", "storage of the base, as in training; none leaves it as it is"
     )
     block_size: int = setting(64, "weights that share one scale, as in training")
     double_quant: bool = setting(True, "quantize the scales too, as in training")
+    scale_search: bool = setting(False, "search each block's scale, as in training")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
         "auto", "of the computation; auto: bfloat16 where the processor has it, else float32"
     )
@@ -89,7 +90,10 @@ def run(arguments: argparse.Namespace) -> int:
     from qlora.models import load_tuned
 
     base = qk.QLoRAConfig(
-        format=settings.format, block_size=settings.block_size, double_quant=settings.double_quant
+        format=settings.format,
+        block_size=settings.block_size,
+        double_quant=settings.double_quant,
+        scale_search=settings.scale_search,
     )
     model, tokenizer = load_tuned(settings.model, settings.adapter, base, settings.dtype)
     options = {"skip_prompt": True, "skip_special_tokens": True}

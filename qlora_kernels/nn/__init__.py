@@ -10,6 +10,7 @@ from qlora_kernels.nn.config import QLoRAConfig
 from qlora_kernels.nn.description import Description, describe
 from qlora_kernels.nn.merging import MergeLoss, merge_adapter, unmerge_adapter
 from qlora_kernels.nn.qlora_linear import QLoRALinear
+from qlora_kernels.nn.requantize import requantize
 from qlora_kernels.nn.shared_input import share_inputs
 from qlora_kernels.nn.surgery import (
     adapter_parameters,
@@ -32,6 +33,7 @@ __all__ = [
     "prepare_model",
     "quantized_layers",
     "read_adapter_config",
+    "requantize",
     "save_adapter",
     "share_inputs",
     "unmerge_adapter",

@@ -9,6 +9,7 @@ from typing import Any
 from qlora_kernels.checks import InputError, check_choice, check_probability
 from qlora_kernels.formats import QuantSpec
 from qlora_kernels.formats.adapter import DROPOUT_ON
+from qlora_kernels.formats.codebooks import FORMATS
 
 INITS = ("gaussian", "kaiming-uniform")
 
@@ -24,8 +25,10 @@ class QLoRAConfig:
     suffixes to leave out. rank_pattern, alpha_pattern: {regular expression on the end of the name:
     value}.
 
-    format: "nf4", "fp4", "int8", or "none" for an unquantized base; block_size, double_quant: see
-    `quantize`. Every linear layer but the head is quantized, whatever `targets` says;
+    format: "nf4", "fp4", "int8", "nf4-tuned", or "none" for an unquantized base; or per layer, as
+    rank_pattern says it, with "*" for all others (without it: nf4): {"down_proj": "int8", "*":
+    "nf4"}. block_size, double_quant, scale_search: see `quantize`; in a mixture only 4-bit layers
+    are searched. Every linear layer but the head is quantized, whatever `targets` says;
     quantize_head: the head too. untie: give a tied head its own weight, which adapters and
     quantization of it need.
 
@@ -41,7 +44,7 @@ class QLoRAConfig:
     rank: int = 16
     alpha: float = 32
     targets: str | Sequence[str] = "all-linear"
-    format: str = "nf4"
+    format: str | Mapping[str, str] = "nf4"
     block_size: int = 64
     double_quant: bool = True
     dropout: float = 0.0
@@ -55,6 +58,7 @@ class QLoRAConfig:
     quantize_head: bool = False
     untie: bool = False
     share_inputs: bool = True
+    scale_search: bool = False
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -65,12 +69,15 @@ class QLoRAConfig:
         for name, alpha in {"alpha": self.alpha, **self.alpha_pattern}.items():
             if not (isinstance(alpha, int | float) and math.isfinite(alpha) and alpha > 0):
                 raise InputError(f"{who}: {name} should be a finite number above 0, was {alpha!r}")
-        if self.format != "none":
-            self.spec.check(who)
+        for chosen in self.formats:
+            if chosen != "none":
+                self._spec(chosen).check(who)
+        if self.scale_search and self.format == "none":
+            raise InputError(f"{who}: scale_search should be False for format none, was True")
         check_probability(who, "dropout", self.dropout)
         check_choice(who, "dropout_on", self.dropout_on, DROPOUT_ON)
         check_choice(who, "init", self.init, INITS)
-        patterns = [*self.rank_pattern, *self.alpha_pattern]
+        patterns = [*self.rank_pattern, *self.alpha_pattern, *self.format_pattern]
         if isinstance(self.targets, str):
             patterns.append(self.targets)
         for pattern in patterns:
@@ -82,9 +89,29 @@ class QLoRAConfig:
                 ) from None
 
     @property
-    def spec(self) -> QuantSpec:
-        """How the base is quantized."""
-        return QuantSpec(self.format, self.block_size, self.double_quant)
+    def format_pattern(self) -> dict[str, str]:
+        """The patterns of `format` but "*"; none where one format is for all."""
+        if isinstance(self.format, str):
+            return {}
+        return {pattern: chosen for pattern, chosen in self.format.items() if pattern != "*"}
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """Every format that a layer may get, that of most layers first."""
+        if isinstance(self.format, str):
+            return (self.format,)
+        return (self.format.get("*", "nf4"), *self.format_pattern.values())
+
+    def spec_of(self, name: str) -> QuantSpec | None:
+        """How the base of the layer of that name is quantized; None: not at all."""
+        chosen = _lookup(self.format_pattern, name, self.formats[0])
+        return None if chosen == "none" else self._spec(chosen)
+
+    def _spec(self, chosen: str) -> QuantSpec:
+        mixed = not isinstance(self.format, str)
+        is_int8 = chosen in FORMATS and FORMATS[chosen].codebook is None
+        searched = self.scale_search and not (mixed and is_int8)
+        return QuantSpec(chosen, self.block_size, self.double_quant, searched)
 
     def rank_of(self, name: str) -> int:
         """The rank of the layer of that name."""
@@ -98,6 +125,11 @@ class QLoRAConfig:
 def _lookup(patterns: Mapping[str, Any], name: str, default: Any) -> Any:
     """The value of the first pattern that matches the end of the name, from a dot on."""
     for pattern, value in patterns.items():
-        if re.fullmatch(rf"(.*\.)?({pattern})", name):
+        if ends_with(pattern, name):
             return value
     return default
+
+
+def ends_with(pattern: str, name: str) -> bool:
+    """Whether the regular expression matches the end of the name, from a dot on."""
+    return re.fullmatch(rf"(.*\.)?({pattern})", name) is not None

@@ -124,17 +124,18 @@ def check_retained(
 
 
 def set_base(layer: QLoRALinear, base: Base) -> None:
-    """Give the layer another base of the same format and shape."""
+    """Give the layer another base of the same shape; parameters stay the objects that they were."""
     layer.column_norm.forget()
     device = layer.weight.device
-    layer.column_norm.forget()
+    layer.weight_dtype = base.dtype
+    layer.format, layer.block_size = "none", 0
     if isinstance(base, QuantizedTensor):
-        layer.weight.data = base.codes.to(device)
-        for name in ("scales", "nested_absmax", "nested_offset"):
-            value = getattr(base, name)
-            setattr(layer, name, None if value is None else value.to(device))
-    else:
-        layer.weight.data = base.to(device, layer.weight.dtype)
+        layer.format, layer.block_size = base.format, base.block_size
+    codes = base.codes if isinstance(base, QuantizedTensor) else base
+    layer.weight.data = codes.to(device)
+    for name in ("scales", "nested_absmax", "nested_offset"):
+        value = getattr(base, name, None)
+        setattr(layer, name, None if value is None else value.to(device))
 
 
 def _apart(base: Base) -> Base:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -88,8 +88,9 @@ class QLoRALinear(nn.Linear):
                 f"QLoRALinear: linear should be an nn.Linear, was {type(linear).__name__}"
             )
         base: Base = weight
-        if config.format != "none":
-            base = quantize(weight, config.format, config.block_size, config.double_quant)
+        spec = config.spec_of(name)
+        if spec is not None:
+            base = quantize(weight, **asdict(spec))
         elif not weight.is_meta and not weight.isfinite().all():
             raise InputError("QLoRALinear: weight should be finite, was not")
         bias = None if linear.bias is None else linear.get_parameter("bias")

@@ -13,7 +13,7 @@ from qlora_kernels.checks import InputError
 from qlora_kernels.nn.config import QLoRAConfig
 from qlora_kernels.nn.qlora_linear import ADAPTER_PARTS, QLoRALinear, is_conv1d
 from qlora_kernels.nn.shared_input import share_inputs
-from qlora_kernels.nn.targets import matched_names
+from qlora_kernels.nn.targets import check_formats, matched_names
 
 _LOG = logging.getLogger("qlora_kernels")
 
@@ -36,6 +36,7 @@ def prepare_model(
     layers = _linear_layers(model)
     head = _head_name(model, layers)
     adapted = matched_names(list(layers), head, config)
+    check_formats(list(layers), config)
     replaced = [n for n in layers if n != head or config.quantize_head or head in adapted]
     if head in replaced:
         _check_own_weight(model, layers[head], head, config)

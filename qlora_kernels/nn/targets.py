@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 
 from qlora_kernels.checks import InputError
-from qlora_kernels.nn.config import QLoRAConfig
+from qlora_kernels.nn.config import QLoRAConfig, ends_with
 
 
 def matched_names(names: Sequence[str], head: str | None, config: QLoRAConfig) -> list[str]:
@@ -30,6 +30,13 @@ def matched_names(names: Sequence[str], head: str | None, config: QLoRAConfig) -
     if chosen and chosen <= excluded:
         raise InputError("prepare_model: exclude should leave a layer for adapters, leaves none")
     return [n for n in names if n in chosen - excluded]
+
+
+def check_formats(names: Sequence[str], config: QLoRAConfig) -> None:
+    """Raise InputError naming the nearest names for a pattern of formats that matches nothing."""
+    for pattern in config.format_pattern:
+        if not any(ends_with(pattern, name) for name in names):
+            raise _nothing("format", pattern, names)
 
 
 def _ending_in(suffix: str, names: Sequence[str], field: str) -> set[str]:

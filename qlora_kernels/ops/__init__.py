@@ -5,7 +5,7 @@ from qlora_kernels.ops.dora_column_norm import dora_column_norm
 from qlora_kernels.ops.dropout_mask import dropout_mask
 from qlora_kernels.ops.linear_cross_entropy import linear_cross_entropy
 from qlora_kernels.ops.qlora_linear import Linear, qlora_linear, qlora_linear_group
-from qlora_kernels.ops.quantize import quantize
+from qlora_kernels.ops.quantize import quantization_error, quantize
 
 __all__ = [
     "Linear",
@@ -15,5 +15,6 @@ __all__ = [
     "linear_cross_entropy",
     "qlora_linear",
     "qlora_linear_group",
+    "quantization_error",
     "quantize",
 ]

@@ -41,12 +41,15 @@ class TrainSettings:
         " compared with: --rank virtual tokens (prompt, prefix), --rank units behind every block"
         " (bottleneck)",
     )
-    format: Literal["nf4", "fp4", "int8", "none"] = setting(
+    format: Literal["nf4", "fp4", "int8", "nf4-tuned", "none"] = setting(
         "nf4", "storage of the frozen base; none leaves it as it is, for 16-bit LoRA"
     )
     block_size: int = setting(64, "weights that share one scale")
     double_quant: bool = setting(
         True, "quantize the scales too: 0.516 instead of 0.563 bytes per weight"
+    )
+    scale_search: bool = setting(
+        False, "nf4, fp4: search each block's scale for the least error, once, at the start"
     )
     rank: int = setting(16, "rank of the adapters")
     alpha: float = setting(32.0, "adapters count alpha / rank: twice, at the defaults")
@@ -130,6 +133,7 @@ class TrainSettings:
             format=self.format,
             block_size=self.block_size,
             double_quant=self.double_quant,
+            scale_search=self.scale_search,
             dropout=self.dropout,
             dropout_on=self.dropout_on,
             rslora=self.rslora,

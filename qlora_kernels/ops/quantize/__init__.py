@@ -1,5 +1,6 @@
 """The room of quantize."""
 
+from qlora_kernels.ops.quantize.error import quantization_error
 from qlora_kernels.ops.quantize.op import quantize
 
-__all__ = ["quantize"]
+__all__ = ["quantization_error", "quantize"]

@@ -36,13 +36,13 @@ def quantize(w: torch.Tensor, spec: QuantSpec) -> QuantizedTensor:
         absmax[-1] = absmax[-1].clamp(min=TINY)
     scaled = _scaled(flat, absmax, spec)
     ratios = best_ratios(scaled, absmax, spec) if spec.ratios else torch.ones_like(absmax)
-    parts = (ratios * absmax, None, None)
+    scales = ratios * absmax
+    nested_absmax = offset = None
     if spec.double_quant:
-        nearest, nested_absmax, offset = _quantize_scales(ratios * absmax, spec)
-        parts = (nearest, nested_absmax, offset)
+        scales, nested_absmax, offset = _quantize_scales(scales, spec)
         if spec.ratios:
-            kept, ratios = best_nested(scaled, absmax, (nearest, nested_absmax, offset), spec)
-            parts = (kept, nested_absmax, offset)
+            scales, ratios = best_nested(scaled, absmax, (scales, nested_absmax, offset), spec)
+    parts = (scales, nested_absmax, offset)
     codes = _pack(codes_of(scaled, ratios, spec))
     return QuantizedTensor(codes, *parts, w.shape, w.dtype, spec.format, spec.block_size)
 
