@@ -96,7 +96,7 @@ def table(rows: list[Row]) -> Table:
     columns = ("kernel", "arch", "regs", "spills", "shared", "occ.", "matrix instruction",
                "SASS/weight", "loads", "bound")  # fmt: skip
     for column in columns:
-        made.add_column(column, no_wrap=True)
+        made.add_column(column, no_wrap=column != "kernel")  # its configuration may be long
     for row in rows:
         made.add_row(*map(escape, _cells(row)))
     return made

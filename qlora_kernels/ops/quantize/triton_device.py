@@ -71,7 +71,7 @@ def quantize_scales_kernel(absmax, offset, values, codes, nested_absmax, count, 
     ratio = tl.div_rn(centred, tl.broadcast_to(divisor, (SIZE,)))
     above = tl.zeros((SIZE,), tl.int32)  # how many values are below the ratio
     for bit in tl.static_range(8):
-        step: tl.constexpr = 128 >> bit
+        step = 128 >> bit
         above += tl.where(tl.load(values + above + step - 1) < ratio, step, 0)
     above = tl.maximum(above, 1)
     # Distances are compared in float64: exact, so that a tie is a tie.
