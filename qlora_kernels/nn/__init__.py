@@ -9,6 +9,7 @@ from qlora_kernels.nn.adapter_files import (
 from qlora_kernels.nn.config import QLoRAConfig
 from qlora_kernels.nn.description import Description, describe
 from qlora_kernels.nn.merging import MergeLoss, merge_adapter, unmerge_adapter
+from qlora_kernels.nn.parameter_groups import parameter_groups
 from qlora_kernels.nn.qlora_linear import QLoRALinear
 from qlora_kernels.nn.requantize import requantize
 from qlora_kernels.nn.shared_input import share_inputs
@@ -30,6 +31,7 @@ __all__ = [
     "disable_adapters",
     "load_adapter",
     "merge_adapter",
+    "parameter_groups",
     "prepare_model",
     "quantized_layers",
     "read_adapter_config",

@@ -78,7 +78,7 @@ def load_optimizer(folder: Path, run: Run) -> None:
         tensors = load_file(folder / OPTIMIZER)
     except (OSError, SafetensorError) as error:
         raise InputError(f"resume: {folder / OPTIMIZER} should be readable: {error}") from error
-    numbers = {name: number for number, name in enumerate(run.parameters)}
+    numbers = {name: number for number, name in enumerate(_optimizer_names(run))}
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
         name, _, kind = key.rpartition("/")
@@ -95,13 +95,18 @@ def restore_best(folder: Path, files: RunFiles) -> None:
 
 
 def _optimizer_tensors(run: Run) -> dict[str, torch.Tensor]:
-    """The optimizer numbers its states in the order of its parameters; names last longer."""
-    names = list(run.parameters)
+    names = _optimizer_names(run)
     return {
         f"{names[number]}/{kind}": value
         for number, values in run.optimizer.state_dict()["state"].items()
         for kind, value in values.items()
     }
+
+
+def _optimizer_names(run: Run) -> list[str]:
+    """The optimizer numbers its states in the order of its groups; names last longer."""
+    names = {id(parameter): name for name, parameter in run.parameters.items()}
+    return [names[id(p)] for group in run.optimizer.param_groups for p in group["params"]]
 
 
 def _drop_old(folder: Path, keep: int) -> None:

@@ -36,6 +36,7 @@ def identity(
         "targets": settings.targets
         if isinstance(settings.targets, str)
         else list(settings.targets),
+        "exclude": list(settings.exclude),
         "steps": steps,
         "model (digest)": _model_digest(model),
         "training data (digest)": _data_digest(training),

@@ -2,10 +2,12 @@
 
 import math
 import random
+from collections.abc import Mapping
 
 import torch
 from transformers import PreTrainedModel
 
+import qlora_kernels as qk
 from qlora.data import Example, pack, read_examples
 from qlora.data.encode import pad_token
 from qlora.models import load_model
@@ -48,7 +50,7 @@ def prepare(settings: TrainSettings, place: Place) -> tuple[Run, TrainState, int
         files=place.files,
         model=model,
         method=method,
-        optimizer=build_optimizer(settings, list(method.parameters.values())),
+        optimizer=build_optimizer(settings, method.parameters),
         rows=rows,
         validation=make_rows(settings, validation),
         order=order,
@@ -89,12 +91,13 @@ def make_rows(settings: TrainSettings, examples: Examples) -> Rows:
 
 
 def build_optimizer(
-    settings: TrainSettings, parameters: list[torch.nn.Parameter]
+    settings: TrainSettings, parameters: Mapping[str, torch.nn.Parameter]
 ) -> torch.optim.Optimizer:
-    """AdamW over what the method trains, in one fused kernel."""
-    return torch.optim.AdamW(
-        parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+    """AdamW over what the method trains, in one fused kernel; `initial_lr` is a group's peak."""
+    groups = qk.nn.parameter_groups(
+        parameters, settings.learning_rate, settings.lora_plus_ratio, settings.weight_decay
     )
+    return torch.optim.AdamW([{**group, "initial_lr": group["lr"]} for group in groups], fused=True)
 
 
 def recompute_activations(model: PreTrainedModel) -> None:

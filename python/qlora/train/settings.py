@@ -54,10 +54,12 @@ class TrainSettings:
     rank: int = setting(16, "rank of the adapters")
     alpha: float = setting(32.0, "adapters count alpha / rank: twice, at the defaults")
     rslora: bool = setting(False, "alpha / sqrt(rank) instead, which keeps high ranks learning")
+    dora: bool = setting(False, "train each output's magnitude apart from its direction (DoRA)")
     targets: str | tuple[str, ...] = setting(
         "all-linear",
         "layers that get an adapter: all-linear, name endings, or one regular expression",
     )
+    exclude: tuple[str, ...] = setting((), "name endings of layers that get none all the same")
     init: Literal["gaussian", "kaiming-uniform"] = setting(
         "gaussian", "how the first adapter factor starts; the second starts at 0"
     )
@@ -77,9 +79,12 @@ class TrainSettings:
     learning_rate: float = setting(
         2e-4, "peak rate; QLoRA's for 7B and 13B models, about 10 times that of full fine-tuning"
     )
+    lora_plus_ratio: float = setting(
+        1.0, "rate of the second adapter factor over that of the first; LoRA+ takes 16"
+    )
     lr_schedule: Schedule = setting("cosine", "how the rate falls after warm-up")
     warmup: float = setting(0.03, "share of the steps in which the rate rises; QLoRA's")
-    weight_decay: float = setting(0.01, "decay of the adapter weights")
+    weight_decay: float = setting(0.01, "decay of the adapter factors; magnitudes have none")
     max_norm: float = setting(1.0, "clip gradients to this norm; 0 does not clip")
     gradient_checkpointing: bool = setting(
         False, "recompute activations in backward: less memory, about a third slower"
@@ -106,7 +111,7 @@ class TrainSettings:
         for name in (*counts, "evaluate_every", "save_every", "keep"):
             value = getattr(self, name)
             _require(name, value is None or value >= 1, "at least 1", value)
-        for name in ("learning_rate", "epochs"):
+        for name in ("learning_rate", "lora_plus_ratio", "epochs"):
             value = getattr(self, name)
             _require(name, 0 < value < float("inf"), "above 0", value)
         for name in ("weight_decay", "max_norm", "patience"):
@@ -137,6 +142,8 @@ class TrainSettings:
             dropout=self.dropout,
             dropout_on=self.dropout_on,
             rslora=self.rslora,
+            dora=self.dora,
+            exclude=self.exclude,
             init=self.init,
         )
 

@@ -43,7 +43,7 @@ def take_step(run: Run, state: TrainState) -> StepRow:
     settings, optimizer = run.settings, run.optimizer
     share = learning_rate_share(state.step, run.steps, settings.warmup, settings.lr_schedule)
     for group in optimizer.param_groups:
-        group["lr"] = settings.learning_rate * share
+        group["lr"] = group["initial_lr"] * share
     loss, norm, tokens = _gradients(run, state.step)
     for what, value in (("loss", loss), ("gradient norm", norm)):
         if not math.isfinite(value):

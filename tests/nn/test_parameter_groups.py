@@ -1,0 +1,49 @@
+"""Groups for an optimizer: every adapter parameter once, at the rate and decay that it should."""
+
+import pytest
+import torch
+from torch import nn
+
+import qlora_kernels as qk
+from qlora_kernels.nn import QLoRAConfig, adapter_parameters, parameter_groups
+
+
+def prepared(**options: object) -> nn.Module:
+    model = nn.Sequential(nn.Linear(32, 16), nn.Linear(16, 32))
+    return qk.prepare_model(model, QLoRAConfig(rank=4, **options))
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_each_parameter_is_in_one_group(dora: bool):
+    model = prepared(dora=dora)
+    groups = parameter_groups(adapter_parameters(model), 1e-3, lora_plus_ratio=16, weight_decay=0.1)
+    ids = [id(p) for group in groups for p in group["params"]]
+    assert sorted(ids) == sorted(id(p) for p in adapter_parameters(model).values())
+    told = {group["name"]: (group["lr"], group["weight_decay"]) for group in groups}
+    expected = {"weights": (1e-3, 0.1), "lora_b": (16e-3, 0.1), "undecayed": (1e-3, 0.0)}
+    assert told == {name: expected[name] for name in told} and len(told) == 2 + dora
+
+
+def test_lora_plus_moves_b_by_its_ratio():
+    """Adam's first step is the rate times a sign."""
+    model = prepared(dora=True)
+    for layer in model:
+        nn.init.normal_(layer.lora_b)
+    before = {n: p.detach().clone() for n, p in adapter_parameters(model).items()}
+    model(torch.randn(8, 32)).square().sum().backward()
+    torch.optim.AdamW(parameter_groups(adapter_parameters(model), 1e-3, lora_plus_ratio=4)).step()
+    for name, parameter in adapter_parameters(model).items():
+        moved = (parameter - before[name]).abs().median()
+        rate = 4e-3 if name.endswith("lora_b") else 1e-3
+        torch.testing.assert_close(moved, torch.tensor(rate), rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize("name", ["lr", "lora_plus_ratio", "weight_decay"])
+def test_a_negative_number_is_refused(name: str):
+    with pytest.raises(qk.InputError, match=rf"^parameter_groups: {name} should be 0 or more"):
+        parameter_groups(adapter_parameters(prepared()), **{"lr": 1e-3, name: -1.0})
+
+
+def test_nothing_to_train_is_refused():
+    with pytest.raises(qk.InputError, match="parameters should be some, were none"):
+        parameter_groups({}, 1e-3)
