@@ -40,13 +40,15 @@ class BaseWeights:
         """[out, in], float32."""
         with safe_open(self._file(layer), framework="pt") as opened:
             weight: Tensor = opened.get_tensor(f"{layer}.weight").float()
-        if self._layers.format == "none":
+        spec = self._layers.spec_of(layer)
+        if spec is None:
             return weight
         quantized = qk.quantize(
             weight,
-            format=self._layers.format,
-            block_size=self._layers.block_size,
-            double_quant=self._layers.double_quant,
+            spec.format,
+            spec.block_size,
+            spec.double_quant,
+            scale_search=spec.scale_search,
         )
         return qk.dequantize(quantized).float()
 

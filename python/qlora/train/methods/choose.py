@@ -1,5 +1,6 @@
 """From settings to a model that is prepared for its method."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ def make_method(model: PreTrainedModel, tokenizer: Any, settings: TrainSettings)
     from qlora.train.methods.bottleneck import Bottleneck
     from qlora.train.methods.virtual_tokens import Prefix, Prompt
 
+    kinds: dict[str, Callable[[PreTrainedModel, int], Method]]
     kinds = {"prompt": Prompt, "prefix": Prefix, "bottleneck": Bottleneck}
     return kinds[settings.method](_on_device(model), settings.rank)
 
