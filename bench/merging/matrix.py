@@ -1,7 +1,7 @@
 """Judge every mix of every seed, each once: what is judged is kept beside the adapters."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -26,19 +26,24 @@ class Matrix:
     judge: Judge
     say: Say
 
-    def skills(self, seed: int) -> Iterator[dict[str, Any]]:
-        """One judgement per mix of the two tasks."""
-        for key, mix in SKILL_MIXES.items():
-            yield self._once("skills", key, mix, seed)
+    def skills(self, seed: int, with_base: bool) -> Iterator[dict[str, Any]]:
+        """One judgement per mix of the two tasks; the base, which has no seed, only once."""
+        return self._judgements("skills", SKILL_MIXES, seed, with_base)
 
-    def styles(self, seed: int) -> Iterator[dict[str, Any]]:
-        """One judgement per mix of the two styles."""
-        for key, mix in MERGED_STYLES.items():
-            yield self._once("styles", key, mix, seed)
+    def styles(self, seed: int, with_base: bool) -> Iterator[dict[str, Any]]:
+        """The same per mix of the two styles."""
+        return self._judgements("styles", MERGED_STYLES, seed, with_base)
+
+    def _judgements(
+        self, kind: str, mixes: Mapping[str, Mix], seed: int, with_base: bool
+    ) -> Iterator[dict[str, Any]]:
+        for key, mix in mixes.items():
+            if mix.parents:
+                yield self._once(kind, key, mix, seed)
+            elif with_base:
+                yield self._once(kind, key, mix, 0)
 
     def _once(self, kind: str, key: str, mix: Mix, seed: int) -> dict[str, Any]:
-        if not mix.parents:
-            seed = 0  # the base has no seed
         done = self.root / "judged" / f"{kind}-{key}-seed-{seed}.json"
         if not done.exists():
             start = perf_counter()

@@ -153,7 +153,7 @@ def _setup(record: Mapping[str, Any]) -> str:
         f" of it is, the end too; {_listed(record['test_rows'])} held-out rows. What is kept is"
         " a share of what the task's own adapter of the same seed gets right."
         f" From `record.json` (commit {record['commit']}, {record['date']}) by"
-        " `python -m bench merging`."
+        " `python -m bench merging`; each row there names the commit that it was measured at."
     )
 
 
