@@ -17,7 +17,8 @@ from qlora.demo.fetch import fetch_model
 
 HELP = """\
 Train adapters on two real tasks and in two styles of answering, merge them, and measure what is
-left of each. What is done already is kept, so an interrupted study goes on: 90 minutes of a core."""
+left of each. What is done already is kept, so an interrupted study goes on: 90 minutes of one
+core."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
