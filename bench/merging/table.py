@@ -6,14 +6,13 @@ divided by that of the task's own adapter of the same seed.
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bench.merging.mixes import MERGED_SKILLS, MERGED_STYLES, SUBTRACTED_SKILLS, Mix
 from bench.merging.tasks import SKILLS, STYLES
 
 Rows = Sequence[Mapping[str, Any]]
-Cell = Callable[[Mapping[str, Any]], float]
 
 
 def page(record: Mapping[str, Any]) -> str:
@@ -56,19 +55,14 @@ def skills_table(rows: Rows, mixes: Mapping[str, Mix]) -> str:
 
 def styles_table(rows: Rows) -> str:
     """How long answers are, how surely they stop, and how likely each style's true answers are."""
-    cells: dict[str, tuple[Cell, Callable[[Sequence[float]], str]]] = {
-        "tokens written": (lambda row: row["tokens"], number),
-        "p(end) behind the definition": (lambda row: row["stops"], percent),
-        **{
-            f"loss on {style} answers": (lambda row, style=style: row["loss"][style], number)
-            for style in STYLES
-        },
-    }
-    lines = [
-        [mix.title, *(show([cell(row) for row in _of(rows, key)]) for cell, show in cells.values())]
-        for key, mix in MERGED_STYLES.items()
-    ]
-    return markdown(["", *cells], lines)
+    head = ["", "tokens written", "p(end) behind the definition"]
+    lines = []
+    for key, mix in MERGED_STYLES.items():
+        found = _of(rows, key)
+        tokens, stops = ([row[name] for row in found] for name in ("tokens", "stops"))
+        losses = (number([row["loss"][style] for row in found]) for style in STYLES)
+        lines.append([mix.title, number(tokens), percent(stops), *losses])
+    return markdown([*head, *(f"loss on {style} answers" for style in STYLES)], lines)
 
 
 def kept(rows: Rows, key: str, task: str) -> list[float]:
