@@ -59,11 +59,12 @@ class ExportSettings:
     base_weights: Literal["dequantized", "original"] = setting(
         "dequantized", "merge into the base as training saw it, or as it was before"
     )
-    format: Literal["nf4", "fp4", "int8", "none"] = setting(
+    format: Literal["nf4", "fp4", "int8", "nf4-tuned", "none"] = setting(
         "nf4", "storage of the base, as in training; none: it was not quantized"
     )
     block_size: int = setting(64, "weights that share one scale, as in training")
     double_quant: bool = setting(True, "quantize the scales too, as in training")
+    scale_search: bool = setting(False, "search each block's scale, as in training")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
         "auto", "of the dense weights, and what 4 bits mean; auto: that of the model"
     )
@@ -95,7 +96,7 @@ class ExportSettings:
         """The format of the base that the adapter is merged into; None: as the checkpoint is."""
         if self.format == "none" or self.base_weights == "original":
             return None
-        return QuantSpec(self.format, self.block_size, self.double_quant)
+        return QuantSpec(self.format, self.block_size, self.double_quant, self.scale_search)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -107,7 +107,13 @@ class Plan:
             weight = weight.T.contiguous()
         if self.spec is None or not self.quantizes(name):
             return weight
-        return qk.quantize(weight, self.spec.format, self.spec.block_size, self.spec.double_quant)
+        return qk.quantize(
+            weight,
+            self.spec.format,
+            self.spec.block_size,
+            self.spec.double_quant,
+            self.spec.scale_search,
+        )
 
     def quantizes(self, name: str) -> bool:
         """Whether training quantized this parameter."""

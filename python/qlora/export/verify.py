@@ -75,7 +75,7 @@ def _prepare(plan: Plan, model: nn.Module) -> None:
     dense = {name: model.get_submodule(name) for name in replaced & skeleton.quantized}
     options: dict[str, Any] = {"format": "none"}
     if (spec := plan.spec) is not None:
-        names = ("format", "block_size", "double_quant")
+        names = ("format", "block_size", "double_quant", "scale_search")
         options = {name: getattr(spec, name) for name in names}
     on_head = [str(skeleton.head)] if skeleton.head in plan.adapter.layers else []
     qk.prepare_model(model, qk.QLoRAConfig(targets=on_head, rank=1, **options))

@@ -48,7 +48,7 @@ class BaseWeights:
             spec.format,
             spec.block_size,
             spec.double_quant,
-            scale_search=spec.scale_search,
+            spec.scale_search,
         )
         return qk.dequantize(quantized).float()
 

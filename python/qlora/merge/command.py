@@ -62,11 +62,12 @@ class MergeSettings(MergeSpec):
     eval_data: dict[str, Path] | None = setting(
         None, "tasks as NAME=FILE: measure base, adapters and merge on each"
     )
-    format: Literal["nf4", "fp4", "int8", "none"] = setting(
+    format: Literal["nf4", "fp4", "int8", "nf4-tuned", "none"] = setting(
         "nf4", "storage of the base, as in training; none leaves it as it is"
     )
     block_size: int = setting(64, "weights that share one scale, as in training")
     double_quant: bool = setting(True, "quantize the scales too, as in training")
+    scale_search: bool = setting(False, "search each block's scale, as in training")
 
     @property
     def spec(self) -> MergeSpec:
@@ -77,7 +78,10 @@ class MergeSettings(MergeSpec):
     def layers(self) -> qk.QLoRAConfig:
         """How the base is stored."""
         return qk.QLoRAConfig(
-            format=self.format, block_size=self.block_size, double_quant=self.double_quant
+            format=self.format,
+            block_size=self.block_size,
+            double_quant=self.double_quant,
+            scale_search=self.scale_search,
         )
 
 
@@ -128,6 +132,7 @@ def _evaluate(settings: MergeSettings, report: MergeReport) -> MergeReport:
         format=settings.format,
         block_size=settings.block_size,
         double_quant=settings.double_quant,
+        scale_search=settings.scale_search,
     )
     adapters = dict(zip(report.adapters, settings.adapters, strict=True))
     with shown() as watch:
