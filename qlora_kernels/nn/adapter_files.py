@@ -18,6 +18,7 @@ from qlora_kernels.formats.adapter_folder import (
 from qlora_kernels.nn.config import QLoRAConfig
 from qlora_kernels.nn.qlora_linear import QLoRALinear
 from qlora_kernels.nn.surgery import quantized_layers
+from qlora_kernels.nn.trained_biases import bias_word, check_biases, set_biases, trained_biases
 
 
 def save_adapter(model: nn.Module, folder: str | Path) -> None:
@@ -49,17 +50,20 @@ def adapters_of(model: nn.Module) -> AdapterFolder:
         dropout_on=first.dropout_on,
         base_model=getattr(getattr(model, "config", None), "_name_or_path", None),
         target_modules=_shortest_targets(model, layers),
+        bias=bias_word(model),
     )
     factors = {name: _factors(layer) for name, layer in layers.items()}
-    return AdapterFolder(layers=factors, config=config)
+    biases = {name: bias.detach() for name, bias in trained_biases(model).items()}
+    return AdapterFolder(layers=factors, config=config, biases=biases)
 
 
 def load_adapter(model: nn.Module, folder: str | Path) -> None:
     """Give a prepared model the adapters of a peft folder, in place of those it has.
 
     Factors of the same shape are copied into the parameters that an optimizer may hold already;
-    layers that the folder does not name lose their adapter. Raises InputError, before anything is
-    changed, for an unreadable or foreign folder and for layers or shapes that do not fit.
+    layers that the folder does not name lose their adapter. Its biases are trained from then on.
+    Raises InputError, before anything is changed, for an unreadable or foreign folder, for layers
+    or shapes that do not fit, and where a bias that the model trains is missing.
     """
     read = read_adapter_folder(folder)
     layers = quantized_layers(model)
@@ -68,6 +72,7 @@ def load_adapter(model: nn.Module, folder: str | Path) -> None:
             "load_adapter: model should be prepared (prepare_model), has no QLoRALinear"
         )
     _check_fits(folder, read, layers)
+    check_biases(f"load_adapter: {folder}", model, read.biases)
     config = read.config
     for name, layer in layers.items():
         factors = read.layers.get(name)
@@ -77,6 +82,7 @@ def load_adapter(model: nn.Module, folder: str | Path) -> None:
         alpha = config.alpha_of(name)
         layer.set_adapter(factors.a, factors.b, alpha, config.rslora, factors.magnitude)
         layer.dropout, layer.dropout_on = config.dropout, config.dropout_on
+    set_biases(model, read.biases)
 
 
 def read_adapter_config(folder: str | Path) -> QLoRAConfig:
@@ -95,6 +101,7 @@ def read_adapter_config(folder: str | Path) -> QLoRAConfig:
         dora=config.dora,
         rank_pattern=config.rank_pattern,
         alpha_pattern=config.alpha_pattern,
+        bias=config.bias,
     )
 
 
@@ -113,10 +120,12 @@ def _shortest_targets(model: nn.Module, layers: Mapping[str, nn.Module]) -> list
 
 def _check_fits(folder: str | Path, read: AdapterFolder, layers: Mapping[str, QLoRALinear]) -> None:
     """Refuse a folder with more than this model has a place for."""
-    for kind in ("embeddings", "biases", "saved_modules", "token_rows"):
+    for kind in ("embeddings", "saved_modules", "token_rows"):
         if names := sorted(getattr(read, kind)):
             what = kind.replace("_", " ")
-            raise InputError(f"load_adapter: {folder} should be plain LoRA, has {what}: {names[0]}")
+            raise InputError(
+                f"load_adapter: {folder} should be LoRA of linear layers, has {what}: {names[0]}"
+            )
     for name, factors in read.layers.items():
         if name not in layers:
             raise InputError(

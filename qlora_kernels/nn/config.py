@@ -12,6 +12,7 @@ from qlora_kernels.formats.adapter import DROPOUT_ON
 from qlora_kernels.formats.codebooks import FORMATS
 
 INITS = ("gaussian", "kaiming-uniform")
+BIASES = ("none", "lora_only", "all")
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,9 @@ class QLoRAConfig:
     dropout, dropout_on: see `Adapter`. init: A is "gaussian" (std 1 / rank) or "kaiming-uniform"
     (peft's default); B is zero, so training starts from the base.
 
+    bias: which biases are trained as well: "none", those of adapted layers ("lora_only"), or every
+    bias of the model ("all"); they are part of the adapter and take the place of the base's.
+
     share_inputs: q, k and v of an attention, gate and up of a feed-forward, which read the same
     tensor, run as one op call.
 
@@ -55,6 +59,7 @@ class QLoRAConfig:
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
     exclude: Sequence[str] = ()
     init: str = "gaussian"
+    bias: str = "none"
     quantize_head: bool = False
     untie: bool = False
     share_inputs: bool = True
@@ -77,6 +82,7 @@ class QLoRAConfig:
         check_probability(who, "dropout", self.dropout)
         check_choice(who, "dropout_on", self.dropout_on, DROPOUT_ON)
         check_choice(who, "init", self.init, INITS)
+        check_choice(who, "bias", self.bias, BIASES)
         patterns = [*self.rank_pattern, *self.alpha_pattern, *self.format_pattern]
         if isinstance(self.targets, str):
             patterns.append(self.targets)

@@ -12,7 +12,7 @@ from qlora_kernels.nn.surgery import adapter_parameters, quantized_layers
 class Description:
     """Parameters as the field counts them, and the bytes that the quantized weights take."""
 
-    num_parameters: int  # of the base: weights, not codes
+    num_parameters: int  # of the frozen base: weights, not codes
     num_trainable: int
     num_quantized: int  # weights held as codes
     quantized_bytes: int  # their codes, scales and scales of scales

@@ -31,8 +31,9 @@ class QLoRALinear(nn.Linear):
     An `nn.Linear` for whoever asks; `weight` holds the codes, uint8 [bytes, 1] (the dense [out, in]
     weight with format "none"), and the scales are buffers. `lora_a` [rank, in] and `lora_b`
     [out, rank] are float32 parameters, or None in a layer without adapter; `lora_magnitude` [out]
-    makes it DoRA, `g * (x W^T + s (drop(x A^T)) B^T) + bias`. Neither scales nor adapters are cast
-    by `.to(dtype)`. Drops in train mode only. Make one with `from_linear`.
+    makes it DoRA, `g * (x W^T + s (drop(x A^T)) B^T) + bias`. Neither scales nor adapters (a
+    trained bias is part of one) are cast by `.to(dtype)`. Drops in train mode only. Make one with
+    `from_linear`.
 
     DoRA's norm is kept from one step of a torch optimizer to the next: whoever changes factors in
     another way calls `column_norm.forget()`.
@@ -206,8 +207,10 @@ class QLoRALinear(nn.Linear):
         return forward_all([self], x)[0]
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
-        """Move everything, but cast only the bias and an unquantized weight."""
-        castable = {id(self.weight), id(self.bias)}
+        """Move everything, but cast only a frozen bias and an unquantized weight."""
+        castable = {id(self.weight)}
+        if self.bias is not None and not self.bias.requires_grad:
+            castable.add(id(self.bias))
 
         def keeping_bits(tensor: torch.Tensor) -> torch.Tensor:
             moved = fn(tensor)

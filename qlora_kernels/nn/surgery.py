@@ -14,6 +14,7 @@ from qlora_kernels.nn.config import QLoRAConfig
 from qlora_kernels.nn.qlora_linear import ADAPTER_PARTS, QLoRALinear, is_conv1d
 from qlora_kernels.nn.shared_input import share_inputs
 from qlora_kernels.nn.targets import check_formats, matched_names
+from qlora_kernels.nn.trained_biases import train_biases, trained_biases
 
 _LOG = logging.getLogger("qlora_kernels")
 
@@ -54,6 +55,7 @@ def prepare_model(
             setattr(parent, attribute, layer)
     if head in made:
         _untie(model, made[head])
+    train_biases(model, config.bias)
     if config.share_inputs:
         share_inputs(model)
     _LOG.info("prepare_model: adapters on %d of %d layers: %s", len(adapted), len(layers), adapted)
@@ -66,18 +68,21 @@ def quantized_layers(model: nn.Module) -> dict[str, QLoRALinear]:
 
 
 def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Name -> parameter of every adapter in the model: what an optimizer should get."""
-    return {
+    """Name -> parameter of every adapter in the model, trained biases last: what an optimizer
+    should get.
+    """
+    factors = {
         f"{name}.{part}": parameter
         for name, layer in quantized_layers(model).items()
         for part in ADAPTER_PARTS
         if (parameter := getattr(layer, part)) is not None
     }
+    return factors | {f"{name}.bias": bias for name, bias in trained_biases(model).items()}
 
 
 @contextmanager
 def disable_adapters(model: nn.Module) -> Iterator[None]:
-    """Within the block the model is its quantized base."""
+    """Within the block the model is its quantized base, but with trained biases, as in peft."""
     layers = list(quantized_layers(model).values())
     before = [layer.adapter_enabled for layer in layers]
     try:
