@@ -17,6 +17,12 @@ from qlora_kernels.formats.adapter_folder import (
 )
 from qlora_kernels.nn.config import QLoRAConfig
 from qlora_kernels.nn.qlora_linear import QLoRALinear
+from qlora_kernels.nn.saved_modules import (
+    check_saved,
+    saved_modules,
+    saved_parameters,
+    set_saved,
+)
 from qlora_kernels.nn.surgery import quantized_layers
 from qlora_kernels.nn.trained_biases import bias_word, check_biases, set_biases, trained_biases
 
@@ -50,11 +56,13 @@ def adapters_of(model: nn.Module) -> AdapterFolder:
         dropout_on=first.dropout_on,
         base_model=getattr(getattr(model, "config", None), "_name_or_path", None),
         target_modules=_shortest_targets(model, layers),
+        modules_to_save=tuple(saved_modules(model)),
         bias=bias_word(model),
     )
     factors = {name: _factors(layer) for name, layer in layers.items()}
     biases = {name: bias.detach() for name, bias in trained_biases(model).items()}
-    return AdapterFolder(layers=factors, config=config, biases=biases)
+    saved = {name: parameter.detach() for name, parameter in saved_parameters(model).items()}
+    return AdapterFolder(layers=factors, config=config, biases=biases, saved_modules=saved)
 
 
 def load_adapter(model: nn.Module, folder: str | Path) -> None:
@@ -63,7 +71,8 @@ def load_adapter(model: nn.Module, folder: str | Path) -> None:
     Factors of the same shape are copied into the parameters that an optimizer may hold already;
     layers that the folder does not name lose their adapter. Its biases are trained from then on.
     Raises InputError, before anything is changed, for an unreadable or foreign folder, for layers
-    or shapes that do not fit, and where a bias that the model trains is missing.
+    or shapes that do not fit, and where a bias that the model trains, or a module that it trains
+    whole, is missing. Modules that the folder holds must be trained (`modules_to_save`) already.
     """
     read = read_adapter_folder(folder)
     layers = quantized_layers(model)
@@ -73,6 +82,7 @@ def load_adapter(model: nn.Module, folder: str | Path) -> None:
         )
     _check_fits(folder, read, layers)
     check_biases(f"load_adapter: {folder}", model, read.biases)
+    check_saved(f"load_adapter: {folder}", model, read.saved_modules)
     config = read.config
     for name, layer in layers.items():
         factors = read.layers.get(name)
@@ -83,6 +93,7 @@ def load_adapter(model: nn.Module, folder: str | Path) -> None:
         layer.set_adapter(factors.a, factors.b, alpha, config.rslora, factors.magnitude)
         layer.dropout, layer.dropout_on = config.dropout, config.dropout_on
     set_biases(model, read.biases)
+    set_saved(model, read.saved_modules)
 
 
 def read_adapter_config(folder: str | Path) -> QLoRAConfig:
@@ -102,6 +113,7 @@ def read_adapter_config(folder: str | Path) -> QLoRAConfig:
         rank_pattern=config.rank_pattern,
         alpha_pattern=config.alpha_pattern,
         bias=config.bias,
+        modules_to_save=config.modules_to_save,
     )
 
 
@@ -120,7 +132,7 @@ def _shortest_targets(model: nn.Module, layers: Mapping[str, nn.Module]) -> list
 
 def _check_fits(folder: str | Path, read: AdapterFolder, layers: Mapping[str, QLoRALinear]) -> None:
     """Refuse a folder with more than this model has a place for."""
-    for kind in ("embeddings", "saved_modules", "token_rows"):
+    for kind in ("embeddings", "token_rows"):
         if names := sorted(getattr(read, kind)):
             what = kind.replace("_", " ")
             raise InputError(

@@ -39,6 +39,9 @@ class QLoRAConfig:
     bias: which biases are trained as well: "none", those of adapted layers ("lora_only"), or every
     bias of the model ("all"); they are part of the adapter and take the place of the base's.
 
+    modules_to_save: ends of names of modules to train whole, as copies that are never quantized and
+    get no adapter: a norm, an embedding, the head (one that is tied needs `untie`).
+
     share_inputs: q, k and v of an attention, gate and up of a feed-forward, which read the same
     tensor, run as one op call.
 
@@ -60,6 +63,7 @@ class QLoRAConfig:
     exclude: Sequence[str] = ()
     init: str = "gaussian"
     bias: str = "none"
+    modules_to_save: Sequence[str] = ()
     quantize_head: bool = False
     untie: bool = False
     share_inputs: bool = True
@@ -83,6 +87,9 @@ class QLoRAConfig:
         check_choice(who, "dropout_on", self.dropout_on, DROPOUT_ON)
         check_choice(who, "init", self.init, INITS)
         check_choice(who, "bias", self.bias, BIASES)
+        if isinstance(self.modules_to_save, str) or "" in self.modules_to_save:
+            was = repr(self.modules_to_save)
+            raise InputError(f"{who}: modules_to_save should be a list of names, was {was}")
         patterns = [*self.rank_pattern, *self.alpha_pattern, *self.format_pattern]
         if isinstance(self.targets, str):
             patterns.append(self.targets)

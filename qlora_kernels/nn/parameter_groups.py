@@ -18,8 +18,8 @@ def parameter_groups(
 
     parameters: name -> parameter, as `adapter_parameters(model)` gives them. lora_plus_ratio: 1 is
     plain LoRA; LoRA+ (arXiv 2402.12354) takes 16, with a smaller lr, since wide layers learn too
-    little where A and B have one rate. weight_decay pulls the factors back to the base; magnitudes
-    and biases, which do not start from zero, have none.
+    little where A and B have one rate. weight_decay pulls the factors back to the base; magnitudes,
+    biases and modules trained whole beside factors, which do not start from zero, have none.
 
     Each group has `name`, `params`, `lr` and `weight_decay`; empty ones are left out. Raises
     InputError for no parameters and for numbers below 0 or not finite.
@@ -35,17 +35,24 @@ def parameter_groups(
         "lora_b": (lr * lora_plus_ratio, weight_decay),
         "undecayed": (lr, 0.0),
     }
+    members = _members(parameters)
     groups = []
     for group, (rate, decay) in rules.items():
-        if chosen := [p for name, p in parameters.items() if _group_of(name) == group]:
+        if chosen := members[group]:
             groups.append({"name": group, "params": chosen, "lr": rate, "weight_decay": decay})
     return groups
 
 
-def _group_of(name: str) -> str:
-    parts = name.split(".")
-    if "lora_b" in parts or "lora_B" in parts:  # ours, and peft's
-        return "lora_b"
-    if parts[-1] == "bias" or any(part.startswith("lora_magnitude") for part in parts):
-        return "undecayed"
-    return "weights"
+def _members(parameters: Mapping[str, nn.Parameter]) -> dict[str, list[nn.Parameter]]:
+    members: dict[str, list[nn.Parameter]] = {"weights": [], "lora_b": [], "undecayed": []}
+    has_factors = any("lora_" in name for name in parameters)
+    for name, parameter in parameters.items():
+        parts = name.split(".")
+        is_factor = any(p.startswith("lora_") and "magnitude" not in p for p in parts)
+        if "lora_b" in parts or "lora_B" in parts:  # ours, and peft's
+            members["lora_b"].append(parameter)
+        elif parts[-1] == "bias" or (has_factors and not is_factor):
+            members["undecayed"].append(parameter)
+        else:
+            members["weights"].append(parameter)
+    return members

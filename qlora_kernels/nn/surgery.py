@@ -12,6 +12,12 @@ from torch import nn
 from qlora_kernels.checks import InputError
 from qlora_kernels.nn.config import QLoRAConfig
 from qlora_kernels.nn.qlora_linear import ADAPTER_PARTS, QLoRALinear, is_conv1d
+from qlora_kernels.nn.saved_modules import (
+    check_own_parameters,
+    modules_to_save,
+    saved_parameters,
+    train_modules,
+)
 from qlora_kernels.nn.shared_input import share_inputs
 from qlora_kernels.nn.targets import check_formats, matched_names
 from qlora_kernels.nn.trained_biases import train_biases, trained_biases
@@ -34,13 +40,15 @@ def prepare_model(
     Raises InputError, before anything is changed, for targets that match nothing, a tied head that
     would be changed without `untie`, a weight that is not finite, and a model prepared already.
     """
-    layers = _linear_layers(model)
+    saved = modules_to_save(model, config.modules_to_save)
+    layers = {n: m for n, m in _linear_layers(model).items() if n not in saved}
     head = _head_name(model, layers)
     adapted = matched_names(list(layers), head, config)
     check_formats(list(layers), config)
     replaced = [n for n in layers if n != head or config.quantize_head or head in adapted]
     if head in replaced:
         _check_own_weight(model, layers[head], head, config)
+    untied = check_own_parameters(model, saved, config.untie)
     made = {}  # all of them before the first is put in place: a refusal leaves the model as it was
     for done, name in enumerate(replaced, start=1):
         dense = name == head and not config.quantize_head
@@ -55,6 +63,9 @@ def prepare_model(
             setattr(parent, attribute, layer)
     if head in made:
         _untie(model, made[head])
+    train_modules(saved)
+    if untied:
+        _tell_untied(model)
     train_biases(model, config.bias)
     if config.share_inputs:
         share_inputs(model)
@@ -68,8 +79,8 @@ def quantized_layers(model: nn.Module) -> dict[str, QLoRALinear]:
 
 
 def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Name -> parameter of every adapter in the model, trained biases last: what an optimizer
-    should get.
+    """Name -> parameter of every adapter in the model, trained biases and modules last: what an
+    optimizer should get.
     """
     factors = {
         f"{name}.{part}": parameter
@@ -77,12 +88,15 @@ def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
         for part in ADAPTER_PARTS
         if (parameter := getattr(layer, part)) is not None
     }
-    return factors | {f"{name}.bias": bias for name, bias in trained_biases(model).items()}
+    biases = {f"{name}.bias": bias for name, bias in trained_biases(model).items()}
+    return factors | biases | saved_parameters(model)
 
 
 @contextmanager
 def disable_adapters(model: nn.Module) -> Iterator[None]:
-    """Within the block the model is its quantized base, but with trained biases, as in peft."""
+    """Within the block the model is its quantized base, but with the biases and modules that are
+    trained whole.
+    """
     layers = list(quantized_layers(model).values())
     before = [layer.adapter_enabled for layer in layers]
     try:
@@ -141,6 +155,10 @@ def _check_own_weight(model: nn.Module, head: nn.Linear, name: str, config: QLoR
 def _untie(model: nn.Module, head: QLoRALinear) -> None:
     """Give the head memory of its own, and tell transformers that it is tied no more."""
     head.weight.data = head.weight.data.clone()
+    _tell_untied(model)
+
+
+def _tell_untied(model: nn.Module) -> None:
     model_config: Any = getattr(model, "config", None)
     if hasattr(model_config, "tie_word_embeddings"):
         model_config.tie_word_embeddings = False

@@ -7,6 +7,7 @@ from torch import nn
 
 from qlora_kernels.checks import InputError
 from qlora_kernels.nn.qlora_linear import QLoRALinear
+from qlora_kernels.nn.saved_modules import saved_modules
 
 
 def train_biases(model: nn.Module, which: str) -> None:
@@ -67,5 +68,10 @@ def _train(model: nn.Module, name: str) -> nn.Parameter:
 
 
 def _with_bias(model: nn.Module) -> dict[str, nn.Module]:
-    """Name -> module with a parameter called bias."""
-    return {n: m for n, m in model.named_modules() if m._parameters.get("bias") is not None}
+    """Name -> module with a parameter called bias; not those that are trained whole."""
+    whole = saved_modules(model)
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if name not in whole and module._parameters.get("bias") is not None
+    }
