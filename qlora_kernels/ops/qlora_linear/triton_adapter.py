@@ -54,6 +54,11 @@ def tile(item_bytes: int) -> int:
     return 64 if item_bytes == 2 else 32
 
 
+def rows_at_once(m: int, item_bytes: int) -> int:
+    """Rows of x that a program multiplies with A: with 32 float32 ones its registers spill."""
+    return 16 if m <= 16 or item_bytes > 2 else tile(item_bytes)
+
+
 def _rows(
     x: torch.Tensor, factor: torch.Tensor, masking: Masking, seed: torch.Tensor | None
 ) -> torch.Tensor:
@@ -62,7 +67,7 @@ def _rows(
 
     (m, k), rank = x.shape, factor.shape[0]
     step, ranks = tile(x.itemsize), rank_tile(rank)
-    block_m = 16 if m <= 16 else step
+    block_m = rows_at_once(m, x.itemsize)
     shares = splits(-(-m // block_m) * -(-rank // ranks), k, step)
     partial = x.new_empty(shares, m, rank, dtype=torch.float32)
     masked, threshold, keep = masking

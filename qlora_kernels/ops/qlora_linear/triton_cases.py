@@ -7,7 +7,7 @@ import torch
 
 from qlora_kernels.gpu.compile_case import CompileCase
 from qlora_kernels.gpu.launch import TRITON_TYPES, base_types
-from qlora_kernels.ops.qlora_linear.triton_adapter import tile
+from qlora_kernels.ops.qlora_linear.triton_adapter import rows_at_once, tile
 from qlora_kernels.ops.qlora_linear.triton_kernel import forward_constants
 from qlora_kernels.ops.qlora_linear.triton_plan import (
     BACKWARD_LARGEST,
@@ -91,7 +91,7 @@ def _adapter(dtype: torch.dtype) -> Iterator[CompileCase]:
         pointers = {"x": f"*{name}", "factor": "*fp32", "seed": "*i64", "partial": "*fp32"}
         # A is read along its rows: their stride is k, that of columns the constant 1.
         strides = {"stride_r": "i32", "stride_k": "constexpr"}
-        for rows in (16, step):
+        for rows in sorted({rows_at_once(m, dtype.itemsize) for m in (1, 4096)}):
             constants = common | {"BLOCK_M": rows, "stride_k": 1}
             signature = pointers | sizes | strides | DROPOUT_TYPES
             yield _case(device.rows_kernel, signature, constants, plan, 0)

@@ -15,7 +15,7 @@ from qlora_kernels.ops.quantize.rule import refuse_nonfinite
 BACKEND = "triton"
 
 _VALUES = 4096  # per program: the longest block
-_NUM_WARPS = 4
+_NUM_WARPS = 8
 
 
 def refuses(w: torch.Tensor, spec: QuantSpec) -> str | None:
