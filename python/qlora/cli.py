@@ -20,6 +20,10 @@ COMMANDS = {
     "train": ("qlora.train.command", "fine-tune a model: 4-bit base, LoRA adapters"),
     "evaluate": ("qlora.evaluate", "loss, perplexity and accuracy on a data set"),
     "generate": ("qlora.generate", "continue a prompt, with or without an adapter"),
+    "quantize": (
+        "qlora.quantize.command",
+        "a model folder in 4 or 8 bits, and what that costs",
+    ),
     "merge": ("qlora.merge.command", "several adapters to one, and what that costs each of them"),
     "export": ("qlora.export.command", "an adapter, alone or merged, as other programs read it"),
 }

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTra
 from transformers import logging as transformers_logging
 
 import qlora_kernels as qk
+from qlora.quantize.stored import METHOD, load_stored, stored_method
 from qlora_kernels.checks import check_choice
 from qlora_kernels.errors import InputError
 from qlora_kernels.files import whole_folder
@@ -37,8 +38,10 @@ def load_model(path: str | Path, dtype: str = "auto") -> tuple[PreTrainedModel, 
     """Load `(model, tokenizer)` from a Hugging Face folder or a .gguf file, in eval mode.
 
     `dtype` is "float32", "bfloat16", "float16", or "auto": what `compute_dtype` says for the CPU or
-    the first GPU. The weights of a GGUF file are dequantized. Raises InputError for a place that
-    holds no model, files that cannot be read, tensors that are missing, and an unknown dtype.
+    the first GPU. The weights of a GGUF file are dequantized; a folder of `qlora quantize` gives a
+    model of QLoRALinear layers over its codes, for `prepare_model` with the same format. Raises
+    InputError for a place that holds no model, files that cannot be read, tensors that are missing,
+    and an unknown dtype.
     """
     path = Path(path)
     check_choice("load_model", "dtype", dtype, ("auto", *DTYPES))
@@ -51,6 +54,9 @@ def load_model(path: str | Path, dtype: str = "auto") -> tuple[PreTrainedModel, 
     if path.suffix == ".gguf":
         options["quantization_config"] = GgufConfig(dequantize=True)
     with _quiet_transformers():
+        if stored_method(path) == METHOD:
+            model = load_stored(path, options["dtype"])
+            return model.eval(), _from_pretrained(AutoTokenizer, path)
         model, report = _from_pretrained(AutoModelForCausalLM, path, **options)
         _check_report(path, report)
         return model.eval(), _from_pretrained(AutoTokenizer, path)

@@ -66,6 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser, settings: type[Dataclass]) ->
                 options |= {"nargs": "*", "action": "extend"}
         if item.metadata.get("positional"):
             del options["dest"]
+            if "nargs" not in options:
+                options |= {"nargs": "?", "metavar": item.name.upper()}
             parser.add_argument(item.name, help=_help(item), **options)
             continue
         short = item.metadata.get("short")

@@ -15,14 +15,20 @@ def modules_to_save(model: nn.Module, ends: Sequence[str]) -> dict[str, nn.Modul
     """Name -> module that holds parameters, of all that the ends of names choose and are in them.
 
     As in peft an end need not begin at a dot: "norm" is every norm. Raises InputError for an end
-    that no module has.
+    that no module has, and for a quantized layer, whose codes cannot be trained.
     """
     for end in ends:
         if not any(name.endswith(end) for name, _ in model.named_modules() if name):
             raise InputError(
                 f"prepare_model: modules_to_save should match a module, {end!r} matches none"
             )
-    return {n: m for n, m in model.named_modules() if m._parameters and _is_within(n, ends)}
+    chosen = {n: m for n, m in model.named_modules() if m._parameters and _is_within(n, ends)}
+    for name, module in chosen.items():
+        if isinstance(module, QLoRALinear):
+            raise InputError(
+                f"prepare_model: modules_to_save should be dense, {name} is quantized already"
+            )
+    return chosen
 
 
 def check_own_parameters(model: nn.Module, modules: Mapping[str, nn.Module], untie: bool) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, cast
 from torch import nn
 
 from qlora_kernels.checks import InputError
+from qlora_kernels.formats import QuantizedTensor, QuantSpec
 from qlora_kernels.nn.config import QLoRAConfig
 from qlora_kernels.nn.qlora_linear import ADAPTER_PARTS, QLoRALinear, is_conv1d
 from qlora_kernels.nn.saved_modules import (
@@ -37,8 +38,13 @@ def prepare_model(
     `config.targets` chooses get adapters. What matched is logged at INFO level to "qlora_kernels"
     and told by `describe(model)`. progress(done, total, name) is called after each layer.
 
+    Layers that are quantized already, without adapters, as a model loaded from its codes has them,
+    keep their codes. `config` must say their format, block size and double quantization; whether
+    scales were searched leaves no trace and is not compared.
+
     Raises InputError, before anything is changed, for targets that match nothing, a tied head that
-    would be changed without `untie`, a weight that is not finite, and a model prepared already.
+    would be changed without `untie`, a weight that is not finite, layers in another format than the
+    config's, and a model that has adapters already.
     """
     saved = modules_to_save(model, config.modules_to_save)
     layers = {n: m for n, m in _linear_layers(model).items() if n not in saved}
@@ -112,9 +118,9 @@ def _linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
     """Name -> linear layer, shared ones once. Subclasses are left alone: they mean more."""
     layers = {}
     for name, module in model.named_modules():
-        if isinstance(module, QLoRALinear):
-            raise InputError(f"prepare_model: model should be unprepared, {name} is a QLoRALinear")
-        if type(module) is nn.Linear or is_conv1d(module):
+        if isinstance(module, QLoRALinear) and module.lora_a is not None:
+            raise InputError(f"prepare_model: model should be unprepared, {name} has an adapter")
+        if type(module) is nn.Linear or isinstance(module, QLoRALinear) or is_conv1d(module):
             layers[name] = cast(nn.Linear, module)  # Conv1D has the same attributes
     if not layers or "" in layers:
         was = "a single one" if layers else "none"
@@ -135,10 +141,33 @@ def _head_name(model: nn.Module, layers: dict[str, nn.Linear]) -> str | None:
 
 def _layer(linear: nn.Linear, config: QLoRAConfig, name: str, adapt: bool) -> QLoRALinear:
     """`QLoRALinear.from_linear`; what it refuses is told with the layer's name."""
+    if isinstance(linear, QLoRALinear):
+        return _over_codes(linear, config, name, adapt)
     try:
         return QLoRALinear.from_linear(linear, config, name, adapt)
     except InputError as error:
         raise InputError(f"prepare_model: {name}.weight: {error}") from None
+
+
+def _over_codes(layer: QLoRALinear, config: QLoRAConfig, name: str, adapt: bool) -> QLoRALinear:
+    """A layer over the same memory, if the config would have made it so."""
+    base, wanted = layer.base, config.spec_of(name)
+    stored = base.spec if isinstance(base, QuantizedTensor) else None
+    if stored != (wanted and replace(wanted, scale_search=False)):
+        raise InputError(
+            f"prepare_model: {name} should be asked for as it is stored, {_told(stored)}, "
+            f"was asked for as {_told(wanted)}"
+        )
+    made = QLoRALinear(base, layer.bias).train(layer.training)
+    if adapt:
+        made.add_adapter(config, name)
+    return made
+
+
+def _told(spec: QuantSpec | None) -> str:
+    if spec is None:
+        return "format none"
+    return f"format {spec.format}, block_size {spec.block_size}, double_quant {spec.double_quant}"
 
 
 def _check_own_weight(model: nn.Module, head: nn.Linear, name: str, config: QLoRAConfig) -> None:

@@ -127,7 +127,7 @@ def _check_complete(plan: Plan, present: set[str], model: Path) -> None:
         wanted.add(f"{plan.skeleton.embedding}.weight")
     if missing := sorted(wanted - present):
         raise InputError(
-            f"export: {model} should hold {missing[0]}, does not (its tensors have other names: "
+            f"model: {model} should hold {missing[0]}, does not (its tensors have other names: "
             "load and save it with transformers first)"
         )
 

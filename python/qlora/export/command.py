@@ -5,7 +5,6 @@
 import argparse
 import json
 import logging
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -130,6 +129,7 @@ def _to_adapter(settings: ExportSettings) -> dict[str, Any]:
 
 
 def _to_16_bits(settings: ExportSettings) -> dict[str, Any]:
+    from qlora.export.bar import Bar
     from qlora.export.checkpoint import change_config, into_16_bits, rewrite_model
     from qlora.export.plan import plan_of
     from qlora.export.verify import check, verify
@@ -140,7 +140,7 @@ def _to_16_bits(settings: ExportSettings) -> dict[str, Any]:
     dtype = DTYPES.get(settings.dtype)
     report: dict[str, Any] = {"output": str(settings.output)}
     with whole_folder(settings.output) as temporary:
-        with _Bar() as progress:
+        with Bar("merging") as progress:
             rewrite_model(plan, settings.model, temporary, into_16_bits(plan, dtype), progress)
         change_config(temporary, quantization_config=None, **_changes(plan, settings))
         if settings.verify:
@@ -151,6 +151,7 @@ def _to_16_bits(settings: ExportSettings) -> dict[str, Any]:
 
 
 def _to_4_bits(settings: ExportSettings) -> dict[str, Any]:
+    from qlora.export.bar import Bar
     from qlora.export.checkpoint import (
         bitsandbytes_config,
         change_config,
@@ -168,7 +169,7 @@ def _to_4_bits(settings: ExportSettings) -> dict[str, Any]:
     losses: dict[str, MergeLoss] = {}
     rewrite = into_4_bits(plan, DTYPES.get(settings.dtype), losses)
     with whole_folder(settings.output) as temporary:
-        with _Bar() as progress:
+        with Bar("merging") as progress:
             rewrite_model(plan, settings.model, temporary, rewrite, progress)
         check_retained("export", losses, settings.min_retained, settings.force)
         compute = "bfloat16" if settings.dtype == "auto" else settings.dtype
@@ -208,24 +209,3 @@ def _lines(report: Mapping[str, Any]) -> list[str]:
         ]
         lines.append(f"of the update as a whole {report['retained']:.1%} survive 4 bits")
     return lines
-
-
-class _Bar:
-    """A bar of tensors on a terminal, nothing elsewhere."""
-
-    def __enter__(self) -> "_Bar":
-        from rich.console import Console
-        from rich.progress import Progress
-
-        console = Console(stderr=True)
-        self._bar = Progress(console=console, transient=True, disable=not sys.stderr.isatty())
-        self._task = self._bar.add_task("merging", total=None)
-        self._bar.start()
-        return self
-
-    def __call__(self, done: int, total: int, name: str) -> None:
-        """Show that `name` is done."""
-        self._bar.update(self._task, completed=done, total=total, description=name)
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()

@@ -1,7 +1,7 @@
 """What becomes of every tensor of a checkpoint when an adapter is merged into it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +51,7 @@ def skeleton_of(folder: str | Path) -> Skeleton:
             model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except Exception as error:  # whatever a library raises about a file, the file is at fault
         reason = " ".join(str(error).split()).split(". ")[0]
-        raise InputError(
-            f"export: {folder} should hold a causal language model: {reason}"
-        ) from None
+        raise InputError(f"model: {folder} should hold a causal language model: {reason}") from None
     shapes = {n: tuple(p.shape) for n, p in model.named_parameters(remove_duplicate=False)}
     modules = dict(model.named_modules())
     linear = {n for n, m in modules.items() if type(m) is nn.Linear or is_conv1d(m)}
@@ -107,13 +105,7 @@ class Plan:
             weight = weight.T.contiguous()
         if self.spec is None or not self.quantizes(name):
             return weight
-        return qk.quantize(
-            weight,
-            self.spec.format,
-            self.spec.block_size,
-            self.spec.double_quant,
-            self.spec.scale_search,
-        )
+        return qk.quantize(weight, **asdict(self.spec))
 
     def quantizes(self, name: str) -> bool:
         """Whether training quantized this parameter."""

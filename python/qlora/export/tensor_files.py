@@ -60,7 +60,7 @@ class Shard:
                 length = int.from_bytes(raw.read(8), "little")
                 entries = json.loads(raw.read(length))
         except (OSError, ValueError, SafetensorError) as error:
-            raise InputError(f"export: {path} should be a safetensors file: {error}") from None
+            raise InputError(f"safetensors: {path} should be a safetensors file: {error}") from None
         entries.pop("__metadata__", None)
         self._offsets = {n: 8 + length + e["data_offsets"][0] for n, e in entries.items()}
         self.specs = {name: self._spec(name, entry) for name, entry in entries.items()}
@@ -69,7 +69,7 @@ class Shard:
         if entry["dtype"] not in _DTYPES:
             known = ", ".join(_DTYPES)
             raise InputError(
-                f"export: {self.path}: {name} should be one of {known}, was {entry['dtype']}"
+                f"safetensors: {self.path}: {name} should be one of {known}, was {entry['dtype']}"
             )
         return TensorSpec(_DTYPES[entry["dtype"]], tuple(entry["shape"]))
 
@@ -149,14 +149,15 @@ def shards_of(folder: Path) -> list[Shard]:
                 set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"export: {index} should have a weight_map: {error!r}") from None
+            raise InputError(f"safetensors: {index} should have a weight_map: {error!r}") from None
         if odd := [f for f in files if not isinstance(f, str) or Path(f).name != f]:
-            raise InputError(f"export: {index} should name files beside it, names {odd[0]!r}")
+            raise InputError(f"safetensors: {index} should name files beside it, names {odd[0]!r}")
         return [Shard(folder / file) for file in files]
     if single.is_file():
         return [Shard(single)]
     raise InputError(
-        f"export: {folder} should be a model folder with {SINGLE_FILE} or {INDEX_FILE}, has neither"
+        f"safetensors: {folder} should be a model folder with {SINGLE_FILE} or {INDEX_FILE}, "
+        "has neither"
     )
 
 

@@ -25,6 +25,8 @@ def make_method(model: PreTrainedModel, tokenizer: Any, settings: TrainSettings)
                 "train: format should be none for method full, which trains the base itself,"
                 f" was {settings.format}"
             )
+        if qk.nn.quantized_layers(model):
+            raise InputError("train: model should be dense for method full, was quantized")
         return Full(_on_device(model), tokenizer)
     qk.prepare_model(model, settings.layers)
     if settings.method == "lora":
