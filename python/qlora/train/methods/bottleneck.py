@@ -7,16 +7,14 @@ them, so the module is written here; it is a baseline and no part of the library
 """
 
 import re
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import Parameter
 from transformers import PreTrainedModel
 
-from qlora.train.methods import parameter_files
 from qlora.train.methods.method import Shape, as_masters, parameter_count
+from qlora.train.methods.parameter_files import InOneFile
 from qlora_kernels.errors import InputError
 
 _BLOCKS = r".*\.(self_attn|attn|attention|mlp)"  # whose output joins the residual stream
@@ -38,7 +36,7 @@ class Network(nn.Module):
         return change.to(y.dtype)
 
 
-class Bottleneck:
+class Bottleneck(InOneFile):
     """One Network of width `size` behind each attention and feed-forward of the model."""
 
     def __init__(self, model: PreTrainedModel, size: int) -> None:
@@ -52,7 +50,7 @@ class Bottleneck:
             )
         self.size = size
         self.networks = {name: Network(hidden, size).to(model.device) for name in blocks}
-        self.parameters: dict[str, Parameter] = as_masters(
+        self.parameters = as_masters(
             {
                 f"{name}.{part}": parameter
                 for name, network in self.networks.items()
@@ -61,14 +59,6 @@ class Bottleneck:
         )
         for name, block in blocks.items():
             block.register_forward_hook(_behind(self.networks[name]))
-
-    def save(self, folder: Path) -> None:
-        """One file of tensors."""
-        parameter_files.save(self.parameters, folder)
-
-    def load(self, folder: Path) -> None:
-        """Copies into the parameters."""
-        parameter_files.load(self.parameters, folder)
 
     def describe(self) -> str:
         """How many, and where."""

@@ -13,24 +13,28 @@ from qlora_kernels.files import whole_folder
 NAME = "parameters.safetensors"
 
 
-def save(parameters: dict[str, Parameter], folder: Path) -> None:
-    """Write the folder, whole or not at all."""
-    tensors = {name: p.detach().cpu().contiguous() for name, p in parameters.items()}
-    with whole_folder(folder) as temporary:
-        save_file(tensors, temporary / NAME)
+class InOneFile:
+    """What methods share whose parameters stand beside the model: a folder with one file."""
 
+    parameters: dict[str, Parameter]
 
-def load(parameters: dict[str, Parameter], folder: Path) -> None:
-    """Copy what `save` wrote; raises InputError, before anything is changed, if it does not fit."""
-    path = folder / NAME
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"train: {path} should be readable: {error}") from None
-    held = {name: list(p.shape) for name, p in parameters.items()}
-    stored = {name: list(tensor.shape) for name, tensor in tensors.items()}
-    if stored != held:
-        raise InputError(f"train: {path} should hold {held}, holds {stored}")
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(tensors[name])
+    def save(self, folder: Path) -> None:
+        """Write the folder, whole or not at all."""
+        tensors = {name: p.detach().cpu().contiguous() for name, p in self.parameters.items()}
+        with whole_folder(folder) as temporary:
+            save_file(tensors, temporary / NAME)
+
+    def load(self, folder: Path) -> None:
+        """Copy what `save` wrote; raises InputError, before anything is changed, if it misfits."""
+        path = folder / NAME
+        try:
+            tensors = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"train: {path} should be readable: {error}") from None
+        held = {name: list(p.shape) for name, p in self.parameters.items()}
+        stored = {name: list(tensor.shape) for name, tensor in tensors.items()}
+        if stored != held:
+            raise InputError(f"train: {path} should hold {held}, holds {stored}")
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(tensors[name])

@@ -5,20 +5,18 @@ and evaluation see a model like any other. Virtual tokens see only each other an
 token, which makes them the same for all examples of a packed row.
 """
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PrefixEncoder, PrefixTuningConfig, PromptEmbedding, PromptTuningConfig
 from torch import Tensor
-from torch.nn import Parameter
 from transformers import DynamicCache, PreTrainedModel
 
-from qlora.train.methods import parameter_files
 from qlora.train.methods.method import Shape, as_masters, parameter_count
+from qlora.train.methods.parameter_files import InOneFile
 
 
-class Prompt:
+class Prompt(InOneFile):
     """Embeddings [count, hidden] before those of the input (prompt tuning, arXiv 2104.08691)."""
 
     def __init__(self, model: PreTrainedModel, count: int) -> None:
@@ -32,7 +30,7 @@ class Prompt:
         )
         self.words = model.get_input_embeddings()
         self.encoder = PromptEmbedding(config, self.words).to(model.device)
-        self.parameters: dict[str, Parameter] = as_masters(dict(self.encoder.named_parameters()))
+        self.parameters = as_masters(dict(self.encoder.named_parameters()))
         self.count = count
         model.base_model.register_forward_pre_hook(self._before, with_kwargs=True)
         model.base_model.register_forward_hook(self._after)
@@ -57,21 +55,13 @@ class Prompt:
         output.last_hidden_state = output.last_hidden_state[:, self.count :]
         return output
 
-    def save(self, folder: Path) -> None:
-        """One file of tensors."""
-        parameter_files.save(self.parameters, folder)
-
-    def load(self, folder: Path) -> None:
-        """Copies into the parameters."""
-        parameter_files.load(self.parameters, folder)
-
     def describe(self) -> str:
         """How many, and where."""
         values = parameter_count(self.parameters)
         return f"{self.count} virtual tokens before the input, {values:,} parameters"
 
 
-class Prefix:
+class Prefix(InOneFile):
     """Keys and values of virtual tokens in every layer (prefix tuning, arXiv 2101.00190)."""
 
     def __init__(self, model: PreTrainedModel, count: int) -> None:
@@ -85,7 +75,7 @@ class Prefix:
             num_transformer_submodules=1,
         )
         self.encoder = PrefixEncoder(config).to(model.device)
-        self.parameters: dict[str, Parameter] = as_masters(dict(self.encoder.named_parameters()))
+        self.parameters = as_masters(dict(self.encoder.named_parameters()))
         self.count = count
         model.base_model.register_forward_pre_hook(self._before, with_kwargs=True)
 
@@ -104,14 +94,6 @@ class Prefix:
             "position_ids": positions + self.count,
             "attention_mask": _additive(_sees_virtual(positions, self.count), values.dtype),
         }
-
-    def save(self, folder: Path) -> None:
-        """One file of tensors."""
-        parameter_files.save(self.parameters, folder)
-
-    def load(self, folder: Path) -> None:
-        """Copies into the parameters."""
-        parameter_files.load(self.parameters, folder)
 
     def describe(self) -> str:
         """How many, and where."""
