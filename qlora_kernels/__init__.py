@@ -2,7 +2,7 @@
 
 import os
 
-from qlora_kernels import nn, ops
+from qlora_kernels import integrations, nn, ops
 from qlora_kernels.checks import InputError
 from qlora_kernels.dispatch import backends, force_from_environment, use_backend
 from qlora_kernels.formats import Adapter, QuantizedTensor
@@ -26,6 +26,7 @@ __all__ = [
     "dequantize",
     "dora_column_norm",
     "dropout_mask",
+    "integrations",
     "linear_cross_entropy",
     "load_adapter",
     "nn",

@@ -1,0 +1,1 @@
+"""peft over our quantized layers; importing this teaches peft about them."""
