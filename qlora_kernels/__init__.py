@@ -2,7 +2,7 @@
 
 import os
 
-from qlora_kernels import integrations, nn, ops
+from qlora_kernels import integrations, nn, ops, optim
 from qlora_kernels.checks import InputError
 from qlora_kernels.dispatch import backends, force_from_environment, use_backend
 from qlora_kernels.formats import Adapter, QuantizedTensor
@@ -31,6 +31,7 @@ __all__ = [
     "load_adapter",
     "nn",
     "ops",
+    "optim",
     "prepare_model",
     "qlora_linear",
     "quantization_error",

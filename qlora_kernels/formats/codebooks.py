@@ -121,15 +121,15 @@ def scale_ratios(format_name: str) -> tuple[float, ...]:
 
 
 @cache
-def dynamic_map(device: torch.device) -> torch.Tensor:
-    """The signed dynamic 8-bit map: 256 sorted float32 values in (-1, 1].
+def dynamic_map(device: torch.device, signed: bool = True) -> torch.Tensor:
+    """A dynamic 8-bit map: 256 sorted float32 values in (-1, 1], or in [0, 1] if unsigned.
 
-    For each decade 10^(i-6), i = 0..6: 2^i midpoints of an even grid over [0.1, 1], both signs; and
-    0 and 1 (8-bit optimizers, arXiv 2110.02861, section 1.3).
+    For each decade 10^(i-6), i = 0..6: the midpoints of an even grid over [0.1, 1], 2^i of both
+    signs or 2^(i+1) of one; and 0 and 1 (8-bit optimizers, arXiv 2110.02861, section 1.3).
     """
     values = [0.0, 1.0]
     for i in range(7):
-        grid = torch.linspace(0.1, 1, 2**i + 1, dtype=torch.float32)
+        grid = torch.linspace(0.1, 1, 2 ** (i if signed else i + 1) + 1, dtype=torch.float32)
         middles = (10.0 ** (i - 6)) * ((grid[:-1] + grid[1:]) / 2)
-        values += middles.tolist() + (-middles).tolist()
+        values += middles.tolist() + ((-middles).tolist() if signed else [])
     return torch.tensor(sorted(values), dtype=torch.float32, device=device)

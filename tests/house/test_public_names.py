@@ -10,7 +10,12 @@ STABLE = """
     quantize dequantize qlora_linear linear_cross_entropy dropout_mask QuantizedTensor Adapter
     QLoRAConfig prepare_model save_adapter load_adapter use_backend backends InputError
 """
-MODULES = {"qlora_kernels": qk, "qlora_kernels.nn": qk.nn, "qlora_kernels.ops": qk.ops}
+MODULES = {
+    "qlora_kernels": qk,
+    "qlora_kernels.nn": qk.nn,
+    "qlora_kernels.ops": qk.ops,
+    "qlora_kernels.optim": qk.optim,
+}
 PUBLIC = [f"{module}.{name}" for module in MODULES for name in MODULES[module].__all__]
 
 

@@ -1,0 +1,100 @@
+"""One AdamW step over many parameters at once, with 32-bit or 8-bit states.
+
+    g = gradient * gate.scale
+    p = p (1 - lr weight_decay)
+    m = m + (1 - beta1) (g - m)                    exp_avg
+    v = beta2 v + (1 - beta2) g^2                  exp_avg_sq
+    p = p - lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
+
+in float32, in the order and with the fused multiply-adds of torch.optim.AdamW (AdamW, arXiv
+1711.05101): over 32-bit states the same bits. 8-bit states are decoded, updated, used as they are
+and only then encoded again (formats/blockwise8.py). p is the parameter, or its float32 master, of
+which the parameter becomes the rounded copy.
+
+The gate comes from a pass of its own, since one bad gradient anywhere stops all of the step:
+
+    norm  = |gradients| / grad_scale
+    scale = min(1, max_norm / (norm + 1e-6)) / grad_scale
+    skip  = found_inf, or a gradient that is not finite
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from qlora_kernels.checks import InputError, check_dtype
+from qlora_kernels.dispatch import Room
+from qlora_kernels.ops.adamw import reference
+from qlora_kernels.ops.adamw.segment import PARAMETER_DTYPES, Gate, Hyperparameters, Segment
+
+STEP = Room("adamw_step", reference)
+GATE = Room("gradient_gate", reference)
+
+_EPSILON = 1e-6  # as in torch.nn.utils.clip_grad_norm_
+
+
+def adamw_step(
+    segments: Sequence[Segment],
+    gradients: Sequence[torch.Tensor],
+    hyper: Sequence[Hyperparameters],
+    gate: Gate,
+) -> None:
+    """Update parameters and states in place (formula at the top of this file).
+
+    gradients: [n] for each segment, contiguous, float32, bfloat16 or float16, on its device. hyper:
+    one for each segment. Everything is on one device. Where gate.skip is not 0 nothing changes.
+
+    Raises InputError for lists, shapes or dtypes that do not fit.
+    """
+    op = "adamw_step"
+    if not len(segments) == len(gradients) == len(hyper):
+        lengths = f"{len(segments)}, {len(gradients)} and {len(hyper)}"
+        raise InputError(f"{op}: segments, gradients, hyper should be equally many, were {lengths}")
+    if not segments:
+        return
+    device = segments[0].device
+    for segment, gradient in zip(segments, gradients, strict=True):
+        if gradient.shape != segment.parameter.shape:
+            was = list(gradient.shape)
+            raise InputError(f"{op}: gradient should be {list(segment.parameter.shape)}, was {was}")
+        if gradient.dtype not in PARAMETER_DTYPES:
+            check_dtype(op, "gradient", gradient, PARAMETER_DTYPES)
+        if gradient.device != device or segment.device != device:
+            raise InputError(f"{op}: everything should be on {device}, was on several devices")
+    STEP.choose(segments, gradients).adamw_step(segments, gradients, hyper, gate)
+
+
+def gradient_gate(
+    gradients: Sequence[torch.Tensor],
+    max_norm: float | None = None,
+    grad_scale: torch.Tensor | None = None,
+    found_inf: torch.Tensor | None = None,
+) -> Gate:
+    """The norm of all gradients, and what follows from it (formula at the top of this file).
+
+    gradients: float32, bfloat16 or float16, contiguous; the gate is on the first one's device.
+    max_norm: None does not clip. grad_scale, found_inf: of one element each, as
+    torch.amp.GradScaler hands them over.
+    """
+    for gradient in gradients:
+        if gradient.dtype not in PARAMETER_DTYPES:
+            check_dtype("gradient_gate", "gradient", gradient, PARAMETER_DTYPES)
+    squared = _squared_norm(gradients)
+    skip = ~squared.isfinite()
+    if found_inf is not None:
+        skip = skip | (found_inf.to(skip.device).view(()) != 0)
+    scale = torch.ones_like(squared)
+    if grad_scale is not None:
+        scale = scale / grad_scale.to(squared.device).view(())
+    norm = squared.sqrt() * scale
+    if max_norm is not None:
+        scale = scale * (max_norm / (norm + _EPSILON)).clamp(max=1.0)
+    return Gate(norm.float(), scale.float(), skip.float())
+
+
+def _squared_norm(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The sum of all squares, float64 [], on the device of the first."""
+    devices = dict.fromkeys(g.device for g in gradients)
+    parts = [[g for g in gradients if g.device == device] for device in devices]
+    sums = [GATE.choose(part).squared_norm(part) for part in parts]
+    return torch.stack([s.to(sums[0].device) for s in sums]).sum()

@@ -1,0 +1,124 @@
+"""AdamW as a torch.optim.Optimizer: which parameter has which state; the maths is ops/adamw's."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer, ParamsT
+
+from qlora_kernels.checks import InputError, check_choice
+from qlora_kernels.ops.adamw import Gate, Hyperparameters, Segment, adamw_step, gradient_gate
+from qlora_kernels.optim.settings import BITS, Settings
+from qlora_kernels.optim.state import check_parameter, flat_gradient, new_state, segment_of, shows
+
+Work = list[tuple[Segment, Tensor, Hyperparameters]]
+
+
+class AdamW(Optimizer):
+    """`p -= lr (weight_decay p + m / (sqrt(v) + eps))`, one fused step over all parameters.
+
+    The whole formula is in ops/adamw/op.py; with 32-bit states it gives the bits of
+    torch.optim.AdamW. lr, betas, eps, weight_decay and bits may differ between parameter groups.
+    `options` are the fields of optim.Settings: bits=8, max_gradient_norm=1.0 and so on.
+
+    Parameters are float32, bfloat16 or float16, and contiguous. `state[p]` has torch's names: step,
+    exp_avg and exp_avg_sq; with exp_avg_absmax and exp_avg_sq_absmax where those are 8-bit codes,
+    and master where the parameter has 16 bits. Works with torch's schedulers and with GradScaler,
+    which leaves the scale in the gradients. Raises InputError for arguments that make no sense.
+    """
+
+    # GradScaler sets grad_scale and found_inf before it calls step, and deletes them after.
+    _step_supports_amp_scaling = True
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        **options: Any,
+    ) -> None:
+        """As torch.optim.AdamW, and the fields of Settings."""
+        self.settings = Settings.of(options)
+        if self.settings.paged:
+            raise InputError("AdamW: paged should be False in this version, was True")
+        self._skipped = torch.zeros(())
+        self._segments: dict[Tensor, Segment] = {}
+        numbers = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, {**numbers, "bits": self.settings.bits})
+
+    @property
+    def skipped_steps(self) -> int:
+        """How many steps changed nothing because a gradient was not finite; waits for a GPU."""
+        return int(self._skipped.item())
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters with settings of their own; those not given are the optimizer's."""
+        _check_group({**self.defaults, **param_group})
+        super().add_param_group(param_group)
+        for parameter in self.param_groups[-1]["params"]:
+            check_parameter(parameter)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update every parameter that has a gradient; returns what the closure returns."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if work := self._work():
+            gate = self._gate([gradient for _, gradient, _ in work])
+            self._skipped = self._skipped.to(gate.skip.device) + gate.skip
+            for device in {segment.device for segment, _, _ in work}:
+                self._update([w for w in work if w[0].device == device], gate.to(device))
+        return loss
+
+    def _work(self) -> Work:
+        """What this step updates, making the states of parameters that are new to it."""
+        work = []
+        for group in self.param_groups:
+            beta1, beta2 = group["betas"]
+            lr, eps, weight_decay = (float(group[name]) for name in ("lr", "eps", "weight_decay"))
+            hyper = Hyperparameters(lr, beta1, beta2, eps, weight_decay)
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    segment = self._segment(parameter, group["bits"])
+                    work.append((segment, flat_gradient(parameter), hyper))
+        return work
+
+    def _segment(self, parameter: Tensor, bits: int) -> Segment:
+        state = self.state[parameter]
+        if not state:
+            small = parameter.numel() < self.settings.min_quantized_size
+            state.update(new_state(parameter, 32 if small else bits, self.settings.master_weights))
+        segment = self._segments.get(parameter)
+        if segment is None or not shows(segment, parameter, state):
+            segment = self._segments[parameter] = segment_of(parameter, state)
+        return segment
+
+    def _gate(self, gradients: list[Tensor]) -> Gate:
+        grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+        max_norm = self.settings.max_gradient_norm
+        if not self.settings.skip_nonfinite and max_norm is grad_scale is found_inf is None:
+            return Gate.open(gradients[0].device)
+        return gradient_gate(gradients, max_norm, grad_scale, found_inf)
+
+    def _update(self, work: Work, gate: Gate) -> None:
+        segments, gradients, hyper = zip(*work, strict=True)
+        torch._foreach_add_([segment.step for segment in segments], 1.0 - gate.skip)
+        adamw_step(segments, gradients, hyper, gate)
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = {"settings": self.settings, "_skipped": self._skipped, "_segments": {}}
+        return {**super().__getstate__(), **kept}
+
+
+def _check_group(group: dict[str, Any]) -> None:
+    check_choice("AdamW", "bits", group["bits"], BITS)
+    for name in ("lr", "eps", "weight_decay"):
+        if not 0 <= float(group[name]) < float("inf"):
+            raise InputError(f"AdamW: {name} should be 0 or more, was {group[name]}")
+    if not all(0 <= beta < 1 for beta in group["betas"]):
+        raise InputError(f"AdamW: betas should be in [0, 1), were {group['betas']}")

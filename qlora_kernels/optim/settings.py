@@ -1,0 +1,52 @@
+"""What an AdamW is asked for beside torch's own arguments."""
+
+import difflib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from qlora_kernels.checks import InputError, check_choice
+
+BITS = (32, 8)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The keyword arguments of qk.optim.AdamW; raises InputError for values that make no sense.
+
+    bits: of the states, 32 or 8; 8-bit ones take a quarter of the memory. A parameter of fewer than
+    min_quantized_size elements keeps 32-bit states. master_weights: 16-bit parameters are rounded
+    copies of float32 masters, so that updates below their last digit are not lost.
+
+    max_gradient_norm: clip the global norm of the gradients, after unscaling. skip_nonfinite: a
+    step with a gradient that is not finite changes nothing, and counts in `skipped_steps`.
+
+    paged: states live in pages that leave the device under memory_budget bytes; in page_file on a
+    CPU.
+    """
+
+    bits: int = 32
+    paged: bool = False
+    memory_budget: int | None = None
+    page_file: str | Path | None = None
+    max_gradient_norm: float | None = None
+    skip_nonfinite: bool = True
+    master_weights: bool = True
+    min_quantized_size: int = 4096
+
+    def __post_init__(self) -> None:
+        check_choice("AdamW", "bits", self.bits, BITS)
+        norm = self.max_gradient_norm
+        if norm is not None and not 0 < norm < float("inf"):
+            raise InputError(f"AdamW: max_gradient_norm should be above 0, was {norm}")
+
+    @classmethod
+    def of(cls, options: dict[str, Any]) -> "Settings":
+        """From keyword arguments; an unknown one is refused with what it may have meant."""
+        known = [field.name for field in fields(cls)]
+        for name in options:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+                raise InputError(f"AdamW: {name!r} is no argument ({hint})")
+        return cls(**options)

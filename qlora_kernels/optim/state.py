@@ -1,0 +1,59 @@
+"""The state of one parameter, under torch's names, and the segment that a step sees of it."""
+
+import torch
+from torch import Tensor
+
+from qlora_kernels.checks import InputError, check_dtype
+from qlora_kernels.formats.blockwise8 import num_blocks, zero_code
+from qlora_kernels.ops.adamw import Segment
+from qlora_kernels.ops.adamw.segment import PARAMETER_DTYPES
+
+State = dict[str, Tensor]
+
+
+def check_parameter(parameter: Tensor) -> None:
+    """Refuse a parameter that a step could not update in place."""
+    check_dtype("AdamW", "a parameter", parameter, PARAMETER_DTYPES)
+    if not parameter.is_contiguous():
+        shape = list(parameter.shape)
+        raise InputError(f"AdamW: a parameter should be contiguous, was strided, {shape}")
+
+
+def new_state(parameter: Tensor, bits: int, master_weights: bool) -> State:
+    """The state before the first step; exp_avg and exp_avg_sq have the parameter's shape."""
+    state = {"step": torch.zeros((), device=parameter.device)}
+    for name, signed in (("exp_avg", True), ("exp_avg_sq", False)):
+        if bits == 8:
+            zero = zero_code(signed)
+            state[name] = torch.full_like(parameter, zero, dtype=torch.uint8, requires_grad=False)
+            blocks = num_blocks(parameter.numel())
+            state[f"{name}_absmax"] = torch.zeros(blocks, device=parameter.device)
+        else:
+            state[name] = torch.zeros_like(parameter, dtype=torch.float32, requires_grad=False)
+    if master_weights and parameter.dtype != torch.float32:
+        state["master"] = parameter.detach().float()
+    return state
+
+
+def segment_of(parameter: Tensor, state: State) -> Segment:
+    """All of a parameter and its state as one segment: flat views, no copies."""
+    flat = {n: t if n == "step" else t.view(-1) for n, t in state.items()}
+    return Segment(parameter.detach().view(-1), **flat)
+
+
+def shows(segment: Segment, parameter: Tensor, state: State) -> bool:
+    """Whether a segment made earlier still views this parameter and its state."""
+    return (
+        segment.parameter.data_ptr() == parameter.data_ptr()
+        and segment.exp_avg.data_ptr() == state["exp_avg"].data_ptr()
+    )
+
+
+def flat_gradient(parameter: Tensor) -> Tensor:
+    """A parameter's gradient [n], contiguous; refuses one that is not dense."""
+    gradient = parameter.grad
+    assert gradient is not None
+    if gradient.layout != torch.strided:
+        layout = str(gradient.layout).removeprefix("torch.")
+        raise InputError(f"AdamW: a gradient should be dense, was {layout}")
+    return gradient.reshape(-1)

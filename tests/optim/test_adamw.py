@@ -1,0 +1,140 @@
+"""qk.optim.AdamW as an optimizer: torch's bits, torch's protocols, and nothing half done."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import qlora_kernels as qk
+
+SHAPES = ((37, 50), (5000,), (3,), (1, 257), ())
+
+
+def parameters(dtype: torch.dtype = torch.float32) -> list[nn.Parameter]:
+    """Some of any size; one starts at zero, as an adapter's B does."""
+    made = [nn.Parameter(torch.randn(shape).to(dtype)) for shape in SHAPES]
+    with torch.no_grad():
+        made[0].zero_()
+    return made
+
+
+def copies(of: list[nn.Parameter]) -> list[nn.Parameter]:
+    return [nn.Parameter(p.detach().clone()) for p in of]
+
+
+def give_gradients(*lists: list[nn.Parameter], scale: float = 1.0) -> None:
+    """The same to each list, over many orders of magnitude."""
+    for same in zip(*lists, strict=True):
+        gradient = torch.randn(same[0].shape) * torch.randn(same[0].shape).exp()
+        for parameter in same:
+            parameter.grad = (gradient * scale).to(parameter.dtype)
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(7)
+
+
+@pytest.mark.parametrize("beta1", [0.9, 0.3])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_200_steps_are_torchs_bits(beta1: float, weight_decay: float):
+    ours, theirs = (base := parameters()), copies(base)
+    settings = {"lr": 3e-3, "betas": (beta1, 0.99), "weight_decay": weight_decay}
+    a, b = qk.optim.AdamW(ours, **settings), torch.optim.AdamW(theirs, **settings)
+    for _ in range(200):
+        give_gradients(ours, theirs)
+        a.step()
+        b.step()
+        for p, q in zip(ours, theirs, strict=True):
+            assert torch.equal(p, q)
+    for p, q in zip(ours, theirs, strict=True):
+        for name in ("step", "exp_avg", "exp_avg_sq"):
+            assert torch.equal(a.state[p][name], b.state[q][name]), name
+
+
+def test_a_16_bit_parameter_follows_its_master():
+    ours, wide = (base := parameters(torch.bfloat16)), [nn.Parameter(p.float()) for p in base]
+    a, b = qk.optim.AdamW(ours, lr=1e-5), torch.optim.AdamW(wide, lr=1e-5)
+    for _ in range(20):
+        give_gradients(ours, wide)
+        for p, q in zip(ours, wide, strict=True):
+            q.grad = p.grad.float()
+        a.step()
+        b.step()
+    for p, q in zip(ours, wide, strict=True):
+        assert torch.equal(a.state[p]["master"], q) and torch.equal(p, q.bfloat16())
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_step_with_a_bad_gradient_changes_nothing(bad: float):
+    ours = parameters()
+    optimizer = qk.optim.AdamW(ours, bits=8)
+    for step in range(3):
+        give_gradients(ours)
+        if step == 1:
+            before = copy.deepcopy((ours, dict(optimizer.state)))
+            ours[-2].grad[0, -1] = bad
+        optimizer.step()
+        if step == 1:
+            for p, q in zip(ours, before[0], strict=True):
+                assert torch.equal(p, q)
+                for name, tensor in before[1][q].items():
+                    assert torch.equal(optimizer.state[p][name], tensor), name
+    assert optimizer.skipped_steps == 1
+    assert [optimizer.state[p]["step"].item() for p in ours] == [2] * len(ours)
+
+
+def test_clipping_is_torchs():
+    ours, theirs = (base := parameters()), copies(base)
+    a = qk.optim.AdamW(ours, max_gradient_norm=0.5, eps=1e-3)
+    b = torch.optim.AdamW(theirs, eps=1e-3)
+    for _ in range(5):
+        give_gradients(ours, theirs)
+        nn.utils.clip_grad_norm_(theirs, 0.5)
+        a.step()
+        b.step()
+    for p, q in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(p, q)
+
+
+def test_a_state_is_8_bit_from_4096_elements():
+    small, large = nn.Parameter(torch.ones(4095)), nn.Parameter(torch.ones(64, 64))
+    optimizer = qk.optim.AdamW([small, large], bits=8)
+    give_gradients([small, large])
+    optimizer.step()
+    assert optimizer.state[small]["exp_avg"].dtype == torch.float32
+    assert optimizer.state[large]["exp_avg"].dtype == torch.uint8
+    assert optimizer.state[large]["exp_avg_sq_absmax"].shape == (16,)
+
+
+def test_copies_and_pickles_go_on_alone():
+    model = nn.Linear(70, 70)
+    optimizer = qk.optim.AdamW(model.parameters(), bits=8, max_gradient_norm=1.0)
+    give_gradients(list(model.parameters()))
+    optimizer.step()
+    twin_model, twin = copy.deepcopy((model, optimizer))
+    assert twin.settings == optimizer.settings
+    give_gradients(list(model.parameters()), list(twin_model.parameters()))
+    before = twin_model.weight.detach().clone()
+    optimizer.step()
+    assert torch.equal(twin_model.weight, before)
+    twin.step()
+    assert torch.equal(twin_model.weight, model.weight)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"bits": 4}, "AdamW: bits should be one of 32, 8, was 4"),
+        ({"maximise": True}, "AdamW: 'maximise' is no argument (known are "),
+        ({"max_grad_norm": 1.0}, "AdamW: 'max_grad_norm' is no argument (did you mean max_gradie"),
+        ({"max_gradient_norm": 0.0}, "AdamW: max_gradient_norm should be above 0, was 0.0"),
+        ({"lr": -1.0}, "AdamW: lr should be 0 or more, was -1.0"),
+        ({"betas": (0.9, 1.0)}, r"AdamW: betas should be in [0, 1), were (0.9, 1.0)"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(options: dict[str, object], message: str):
+    with pytest.raises(qk.InputError) as error:
+        qk.optim.AdamW(parameters(), **options)
+    assert str(error.value).startswith(message)
