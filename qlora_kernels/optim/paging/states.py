@@ -1,0 +1,171 @@
+"""The states of many tensors in pages: all that an optimizer sees of paging."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qlora_kernels.errors import InputError
+from qlora_kernels.optim.paging.layout import ALIGN, Arrays, Layout, Run, smallest_page
+from qlora_kernels.optim.paging.machines import machine_for
+from qlora_kernels.optim.paging.pager import FRAMES, Machine, Pager
+from qlora_kernels.optim.paging.stores import MappedFile, in_memory
+
+PAGE_BYTES = 2 << 20
+
+Piece = tuple[Run, dict[str, Tensor]]
+States = dict[str, Tensor]
+
+
+class PagedStates:
+    """States by tensor number, in pages of min(2 MiB, budget / 4) bytes."""
+
+    def __init__(
+        self,
+        device: torch.device,
+        memory_budget: int | None = None,
+        page_file: Path | None = None,
+        machine: Machine | None = None,
+    ) -> None:
+        """memory_budget: bytes of all frames, None for no limit. machine: None for the device's.
+
+        Raises InputError where nothing can be paged on the device. No memory is taken and no file
+        made before a tensor needs it.
+        """
+        page_bytes = min(PAGE_BYTES, (memory_budget or PAGE_BYTES * FRAMES) // FRAMES)
+        self._layout = Layout(page_bytes // ALIGN * ALIGN)
+        self._tensors: list[tuple[int, Arrays]] = []
+        self._page_file = page_file
+        self._pager = Pager(
+            machine or machine_for(device, page_file),
+            self._layout.pages,
+            self._layout.page_bytes,
+            memory_budget,
+        )
+
+    def add(self, tensors: Sequence[tuple[int, Arrays]]) -> list[int]:
+        """Places for tensors (elements, arrays); returns their numbers.
+
+        Raises InputError where a page would not hold 256 elements.
+        """
+        smallest = max((smallest_page(arrays) for _, arrays in tensors), default=0)
+        if smallest > self._layout.page_bytes:
+            raise InputError(
+                f"AdamW: memory_budget should be at least {smallest * FRAMES} bytes, four pages of"
+                f" 256 elements, was {self._layout.page_bytes * FRAMES}"
+            )
+        self._tensors += tensors
+        return self._layout.add(tensors)
+
+    def update(self, numbers: Collection[int], work: Callable[[list[Piece]], object]) -> None:
+        """Call `work` with the states of these tensors, a few runs at a time, each run once.
+
+        `work` changes them in place, all that it was given or, where it raises, nothing. When
+        memory runs out in it, frames are given up and it is called once more with what is left.
+        """
+        done: set[int] = set()
+        try:
+            self._sweep(numbers, work, done)
+            return
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+        # Only now does nothing of the failed call hold on to a frame any more.
+        self._pager.shrink()
+        self._sweep(numbers, work, done)
+
+    def make_room(self) -> None:
+        """Give up all frames but the smallest ring, for memory that is needed elsewhere."""
+        self._pager.shrink()
+
+    def read(self, numbers: Collection[int]) -> dict[int, States]:
+        """Copies of whole states, on the CPU; while pages are in use, mapped from a file.
+
+        So they take no memory that the system could not take back.
+        """
+        self._pager.adopt()
+        shapes = [
+            (number, array.name, array.num_values(self._tensors[number][0]), array.dtype)
+            for number in numbers
+            for array in self._tensors[number][1]
+        ]
+        make: Callable[[int, torch.dtype], Tensor] = in_memory
+        if self._pager.paging:
+            make = MappedFile(
+                self._page_file, [count * dtype.itemsize for *_, count, dtype in shapes]
+            )
+        wanted: dict[int, States] = {number: {} for number in numbers}
+        for number, name, count, dtype in shapes:
+            wanted[number][name] = make(count, dtype)
+        for run, states in self._pieces(numbers, changes=False):
+            for target, source in _parts(run, wanted[run.tensor], states):
+                target.copy_(source)
+        return wanted
+
+    def write(self, values: Mapping[int, Mapping[str, Tensor]]) -> None:
+        """Take over whole states, of the sizes and dtypes that `read` gives."""
+        for run, states in self._pieces(values, changes=True):
+            for source, target in _parts(run, values[run.tensor], states):
+                target.copy_(source)
+
+    def stats(self) -> dict[str, Any]:
+        """Bytes by tier, their peak, and what was copied."""
+        pager, counters = self._pager, self._pager.counters
+        tiers = {"device": pager.resident_bytes(), "host": 0, "file": 0, **pager.stored_bytes()}
+        return {
+            "state_bytes": self._layout.num_bytes,
+            "page_bytes": self._layout.page_bytes,
+            "pages": len(self._layout.pages),
+            "resident_bytes": tiers,
+            "peak_resident_bytes": counters.peak_resident_bytes,
+            "copies": counters.copies_in + counters.copies_out,
+            "copies_in": counters.copies_in,
+            "copies_out": counters.copies_out,
+            "stalls": counters.stalls,
+            "evictions": counters.evictions,
+        }
+
+    def _sweep(
+        self, numbers: Collection[int], work: Callable[[list[Piece]], object], done: set[int]
+    ) -> None:
+        wanted = set(numbers)
+        pages = [page for page in self._pages_of(wanted) if page not in done]
+        for batch in self._pager.sweep(pages, changes=True):
+            work(
+                [
+                    (run, states)
+                    for page, frame in batch
+                    for run, states in self._layout.pages[page].views(frame)
+                    if run.tensor in wanted
+                ]
+            )
+            done.update(page for page, _ in batch)
+
+    def _pieces(self, numbers: Collection[int], changes: bool) -> Iterator[Piece]:
+        wanted = set(numbers)
+        for batch in self._pager.sweep(self._pages_of(wanted), changes):
+            for page, frame in batch:
+                for run, states in self._layout.pages[page].views(frame):
+                    if run.tensor in wanted:
+                        yield run, states
+
+    def _pages_of(self, numbers: set[int]) -> list[int]:
+        return sorted({page for number in numbers for page in self._layout.pages_of[number]})
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an allocator refused: torch gives the CPU's refusal no type of its own."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate" in str(
+        error
+    )
+
+
+def _parts(
+    run: Run, whole: Mapping[str, Tensor], part: Mapping[str, Tensor]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """What the run covers of a tensor's whole states, beside the run's own."""
+    for array in run.arrays:
+        first = run.start // array.elements
+        yield whole[array.name][first : first + array.num_values(run.count)], part[array.name]
