@@ -2,16 +2,14 @@
 
 import pytest
 
+from qlora_kernels.gpu.shares import MAX_SPLITS, rank_tile, splits
 from qlora_kernels.ops.qlora_linear.triton_plan import (
     DENSE,
     DENSE_FROM,
-    MAX_SPLITS,
     SCATTERED,
     Problem,
     backward_plan,
     forward_plan,
-    rank_tile,
-    splits,
 )
 
 

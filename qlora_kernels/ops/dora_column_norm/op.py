@@ -17,9 +17,9 @@ from qlora_kernels.dispatch import Room, define
 from qlora_kernels.formats import Adapter, Base, QuantizedTensor
 from qlora_kernels.formats.quantized_tensor import SCHEMA, unflatten
 from qlora_kernels.formats.quantized_tensor import flatten as flatten_base
-from qlora_kernels.ops.dora_column_norm import native_kernel, reference
+from qlora_kernels.ops.dora_column_norm import native_kernel, reference, triton_kernel
 
-ROOM = Room("dora_column_norm", native_kernel, reference)
+ROOM = Room("dora_column_norm", native_kernel, triton_kernel, reference)
 
 
 def dora_column_norm(q: Base, adapter: Adapter) -> torch.Tensor:

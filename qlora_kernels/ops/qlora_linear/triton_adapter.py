@@ -4,7 +4,7 @@ import torch
 
 from qlora_kernels.formats import Adapter
 from qlora_kernels.gpu.launch import dropout_arguments, launch
-from qlora_kernels.ops.qlora_linear.triton_plan import rank_tile, splits
+from qlora_kernels.gpu.shares import rank_tile, splits
 
 SUM_BLOCK = 1024
 _NO_DROPOUT = (False, 0, 0.0)

@@ -7,18 +7,17 @@ import torch
 
 from qlora_kernels.gpu.compile_case import CompileCase
 from qlora_kernels.gpu.launch import TRITON_TYPES, base_types
+from qlora_kernels.gpu.shares import MAX_SPLITS, rank_tile
 from qlora_kernels.ops.qlora_linear.triton_adapter import rows_at_once, tile
 from qlora_kernels.ops.qlora_linear.triton_kernel import forward_constants
 from qlora_kernels.ops.qlora_linear.triton_plan import (
     BACKWARD_LARGEST,
     COLUMNS,
     FORWARD_LARGEST,
-    MAX_SPLITS,
     SCATTERED,
     SKINNY,
     Plan,
     every_plan,
-    rank_tile,
 )
 
 OP = "qlora_linear"

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, replace
 
+from qlora_kernels.gpu.shares import splits
+
 COLUMNS = 64  # of W that a program decodes at a time
-WAVE = 132  # programs that fill an H100 or H200 once
-MAX_SPLITS = 16
 SKINNY_ROWS = 16
 
 # Rows of x from which decoding W once and cuBLAS beat decoding it for every tile of rows, by
@@ -69,16 +69,6 @@ def backward_plan(p: Problem) -> Plan:
     if not p.is_aligned or p.item_bytes != 2:
         return SCATTERED
     return _by_rows(p.m, BACKWARD, BACKWARD_LARGEST)
-
-
-def splits(programs: int, length: int, step: int) -> int:
-    """Shares of a summed dimension: enough to fill the GPU, none below four steps."""
-    return max(1, min(WAVE // programs, length // (4 * step), MAX_SPLITS)) if programs else 1
-
-
-def rank_tile(rank: int) -> int:
-    """Columns of an adapter's factor that a program sums: a power of two from 16 to 64."""
-    return min(64, max(16, 1 << (rank - 1).bit_length()))
 
 
 def every_plan() -> tuple[tuple[Plan, ...], tuple[Plan, ...]]:
