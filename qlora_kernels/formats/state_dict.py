@@ -13,6 +13,9 @@ from qlora_kernels.errors import InputError
 from qlora_kernels.files import write_atomically
 from qlora_kernels.formats.quantized_tensor import QuantizedTensor
 
+# config.json's quantization_config.quant_method of a model folder that holds such tensors.
+QUANT_METHOD = "qlora_kernels"
+
 _WHO = "state dict"
 _Kind = TypeVar("_Kind")
 _TENSORS = ("codes", "scales", "nested_absmax", "nested_offset")

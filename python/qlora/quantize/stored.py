@@ -13,9 +13,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 import qlora_kernels as qk
 from qlora.export.tensor_files import Shard, shards_of
 from qlora_kernels.errors import InputError
+from qlora_kernels.formats.state_dict import QUANT_METHOD
 from qlora_kernels.nn.qlora_linear import is_conv1d
 
-METHOD = "qlora_kernels"  # quantization_config.quant_method in config.json
+METHOD = QUANT_METHOD
 
 _CODES = ".weight.spec"  # the part that every quantized weight has
 
