@@ -1,7 +1,7 @@
 """Adapters of a model on disk, as peft folders (`formats/adapter_folder` says what is in one)."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from torch import nn
@@ -16,6 +16,13 @@ from qlora_kernels.formats.adapter_folder import (
     write_adapter_folder,
 )
 from qlora_kernels.nn.config import QLoRAConfig
+from qlora_kernels.nn.embedding_files import (
+    adapted_factors,
+    beside_factors,
+    check_embeddings,
+    rows_of_tokens,
+    set_embeddings,
+)
 from qlora_kernels.nn.qlora_linear import QLoRALinear
 from qlora_kernels.nn.saved_modules import (
     check_saved,
@@ -41,10 +48,12 @@ def adapters_of(model: nn.Module) -> AdapterFolder:
     Raises InputError for a model without adapters.
     """
     layers = {n: m for n, m in quantized_layers(model).items() if m.lora_a is not None}
+    embeddings = adapted_factors(model)
     if not layers:
         raise InputError("save_adapter: model should have adapters, has none")
     first = next(iter(layers.values()))
     alphas = {n: m.alpha for n, m in layers.items()}
+    alphas |= {n: model.get_submodule(n).alpha for n in embeddings}  # type: ignore[misc]
     alpha = Counter(alphas.values()).most_common(1)[0][0]
     config = AdapterFolderConfig(
         r=next(iter(layers.values())).lora_a.shape[0],  # type: ignore[union-attr]
@@ -55,14 +64,21 @@ def adapters_of(model: nn.Module) -> AdapterFolder:
         dropout=first.dropout,
         dropout_on=first.dropout_on,
         base_model=getattr(getattr(model, "config", None), "_name_or_path", None),
-        target_modules=_shortest_targets(model, layers),
+        target_modules=_shortest_targets(model, {*layers, *embeddings}),
         modules_to_save=tuple(saved_modules(model)),
         bias=bias_word(model),
     )
     factors = {name: _factors(layer) for name, layer in layers.items()}
     biases = {name: bias.detach() for name, bias in trained_biases(model).items()}
     saved = {name: parameter.detach() for name, parameter in saved_parameters(model).items()}
-    return AdapterFolder(layers=factors, config=config, biases=biases, saved_modules=saved)
+    return AdapterFolder(
+        layers=factors,
+        config=config,
+        embeddings=embeddings,
+        biases=biases,
+        saved_modules=saved,
+        token_rows=rows_of_tokens(model),
+    )
 
 
 def load_adapter(model: nn.Module, folder: str | Path) -> None:
@@ -72,7 +88,9 @@ def load_adapter(model: nn.Module, folder: str | Path) -> None:
     layers that the folder does not name lose their adapter. Its biases are trained from then on.
     Raises InputError, before anything is changed, for an unreadable or foreign folder, for layers
     or shapes that do not fit, and where a bias that the model trains, or a module that it trains
-    whole, is missing. Modules that the folder holds must be trained (`modules_to_save`) already.
+    whole, is missing. Modules that the folder holds must be trained (`modules_to_save`) already; a
+    head or an embedding that it adapts needs a weight of its own (`targets`, `untie`), rows of
+    tokens need nothing. Weights that peft saved below such factors take the place of the model's.
     """
     read = read_adapter_folder(folder)
     layers = quantized_layers(model)
@@ -80,9 +98,12 @@ def load_adapter(model: nn.Module, folder: str | Path) -> None:
         raise InputError(
             "load_adapter: model should be prepared (prepare_model), has no QLoRALinear"
         )
-    _check_fits(folder, read, layers)
-    check_biases(f"load_adapter: {folder}", model, read.biases)
-    check_saved(f"load_adapter: {folder}", model, read.saved_modules)
+    who = f"load_adapter: {folder}"
+    whole = beside_factors(read)
+    _check_fits(who, read, layers)
+    check_embeddings(who, model, read)
+    check_biases(who, model, read.biases)
+    check_saved(who, model, whole)
     config = read.config
     for name, layer in layers.items():
         factors = read.layers.get(name)
@@ -92,8 +113,9 @@ def load_adapter(model: nn.Module, folder: str | Path) -> None:
         alpha = config.alpha_of(name)
         layer.set_adapter(factors.a, factors.b, alpha, config.rslora, factors.magnitude)
         layer.dropout, layer.dropout_on = config.dropout, config.dropout_on
+    set_embeddings(model, read)
     set_biases(model, read.biases)
-    set_saved(model, read.saved_modules)
+    set_saved(model, whole)
 
 
 def read_adapter_config(folder: str | Path) -> QLoRAConfig:
@@ -114,6 +136,7 @@ def read_adapter_config(folder: str | Path) -> QLoRAConfig:
         alpha_pattern=config.alpha_pattern,
         bias=config.bias,
         modules_to_save=config.modules_to_save,
+        trainable_tokens=config.raw.get("trainable_token_indices") or (),
     )
 
 
@@ -123,29 +146,22 @@ def _factors(layer: QLoRALinear) -> LayerFactors:
     return LayerFactors(layer.lora_a.detach(), layer.lora_b.detach(), layer.scaling, magnitude)
 
 
-def _shortest_targets(model: nn.Module, layers: Mapping[str, nn.Module]) -> list[str]:
+def _shortest_targets(model: nn.Module, layers: Collection[str]) -> list[str]:
     """Last parts of the names where these choose exactly our layers, else the whole names."""
     suffixes = sorted({n.rpartition(".")[2] for n in layers})
     meant = {n for n, _ in model.named_modules() if n.rpartition(".")[2] in suffixes}
     return suffixes if meant == set(layers) else sorted(layers)
 
 
-def _check_fits(folder: str | Path, read: AdapterFolder, layers: Mapping[str, QLoRALinear]) -> None:
-    """Refuse a folder with more than this model has a place for."""
-    for kind in ("embeddings", "token_rows"):
-        if names := sorted(getattr(read, kind)):
-            what = kind.replace("_", " ")
-            raise InputError(
-                f"load_adapter: {folder} should be LoRA of linear layers, has {what}: {names[0]}"
-            )
+def _check_fits(who: str, read: AdapterFolder, layers: Mapping[str, QLoRALinear]) -> None:
+    """Refuse factors that no layer of this model has a place for."""
     for name, factors in read.layers.items():
         if name not in layers:
             raise InputError(
-                f"load_adapter: {folder}: {name} should be a layer of the model, is not"
+                f"{who}: {name} should be a layer of the model that is prepared for an adapter "
+                "(a head that targets name), is not"
             )
         n, k = layers[name].out_features, layers[name].in_features
         if (factors.b.shape[0], factors.a.shape[1]) != (n, k):
             was = {"A": list(factors.a.shape), "B": list(factors.b.shape)}
-            raise InputError(
-                f"load_adapter: {folder}: {name} should have A [r, {k}] and B [{n}, r], has {was}"
-            )
+            raise InputError(f"{who}: {name} should have A [r, {k}] and B [{n}, r], has {was}")

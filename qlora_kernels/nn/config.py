@@ -21,17 +21,17 @@ class QLoRAConfig:
 
     rank, alpha: size and strength of the update; rslora: scale by alpha / sqrt(rank) instead
     (arXiv 2312.03732); dora: train the magnitude of each output feature apart from its direction
-    (arXiv 2402.09353). targets: which linear layers get adapters: a list of name suffixes, one
-    string as a full-match regular expression, or "all-linear" (all but the head); exclude: name
-    suffixes to leave out. rank_pattern, alpha_pattern: {regular expression on the end of the name:
-    value}.
+    (arXiv 2402.09353). targets: which linear layers and embeddings get adapters: a list of name
+    suffixes, one string as a full-match regular expression, or "all-linear" (all but head and
+    embeddings); exclude: name suffixes to leave out. rank_pattern, alpha_pattern: {regular
+    expression on the end of the name: value}; each must match a layer.
 
     format: "nf4", "fp4", "int8", "nf4-tuned", or "none" for an unquantized base; or per layer, as
     rank_pattern says it, with "*" for all others (without it: nf4): {"down_proj": "int8", "*":
     "nf4"}. block_size, double_quant, scale_search: see `quantize`; in a mixture only 4-bit layers
     are searched. Every linear layer but the head is quantized, whatever `targets` says;
-    quantize_head: the head too. untie: give a tied head its own weight, which adapters and
-    quantization of it need.
+    quantize_head: the head too. untie: give a tied head or embedding its own weight, which adapters
+    and quantization of it need.
 
     dropout, dropout_on: see `Adapter`. init: A is "gaussian" (std 1 / rank) or "kaiming-uniform"
     (peft's default); B is zero, so training starts from the base.
@@ -41,6 +41,11 @@ class QLoRAConfig:
 
     modules_to_save: ends of names of modules to train whole, as copies that are never quantized and
     get no adapter: a norm, an embedding, the head (one that is tied needs `untie`).
+
+    trainable_tokens: tokens whose rows of the embedding are trained while the rest of it stays
+    frozen, a list, or {end of a module's name: list} for other embeddings or a head; a head that is
+    tied to the embedding follows. With them go new tokens, without an adapter as large as the
+    vocabulary.
 
     share_inputs: q, k and v of an attention, gate and up of a feed-forward, which read the same
     tensor, run as one op call.
@@ -64,6 +69,7 @@ class QLoRAConfig:
     init: str = "gaussian"
     bias: str = "none"
     modules_to_save: Sequence[str] = ()
+    trainable_tokens: Sequence[int] | Mapping[str, Sequence[int]] = ()
     quantize_head: bool = False
     untie: bool = False
     share_inputs: bool = True
@@ -90,6 +96,7 @@ class QLoRAConfig:
         if isinstance(self.modules_to_save, str) or "" in self.modules_to_save:
             was = repr(self.modules_to_save)
             raise InputError(f"{who}: modules_to_save should be a list of names, was {was}")
+        self._check_tokens()
         patterns = [*self.rank_pattern, *self.alpha_pattern, *self.format_pattern]
         if isinstance(self.targets, str):
             patterns.append(self.targets)
@@ -100,6 +107,17 @@ class QLoRAConfig:
                 raise InputError(
                     f"{who}: a pattern should be a regular expression, was {pattern!r} ({error})"
                 ) from None
+
+    def _check_tokens(self) -> None:
+        told = self.trainable_tokens
+        lists = list(told.values()) if isinstance(told, Mapping) else [told]
+        for tokens in lists:
+            whole = isinstance(tokens, Sequence) and all(type(token) is int for token in tokens)
+            if not whole or (isinstance(told, Mapping) and not tokens):
+                raise InputError(
+                    "QLoRAConfig: trainable_tokens should be a list of token ids or {name: list}, "
+                    f"was {told!r}"
+                )
 
     @property
     def format_pattern(self) -> dict[str, str]:

@@ -58,5 +58,5 @@ def describe(model: nn.Module) -> Description:
         num_trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
         num_quantized=num_quantized,
         quantized_bytes=sum(b.nbytes for b in bases),
-        adapted=tuple(n for n, layer in layers.items() if layer.lora_a is not None),
+        adapted=tuple(dict.fromkeys(n.rpartition(".")[0] for n in adapters if ".lora_" in n)),
     )

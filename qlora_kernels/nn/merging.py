@@ -11,8 +11,11 @@ from torch import nn
 
 from qlora_kernels.checks import InputError
 from qlora_kernels.formats import Adapter, Base, QuantizedTensor
+from qlora_kernels.nn.embeddings import adapted_embeddings
+from qlora_kernels.nn.qlora_embedding import QLoRAEmbedding
 from qlora_kernels.nn.qlora_linear import QLoRALinear
 from qlora_kernels.nn.surgery import quantized_layers
+from qlora_kernels.nn.token_rows import TokenHead
 from qlora_kernels.ops import dequantize, quantize
 
 MIN_RETAINED = 0.9
@@ -73,14 +76,15 @@ def merge_adapter(
 ) -> dict[str, MergeLoss]:
     """Merge every adapter into its layer's base, in the base's format; returns layer -> loss.
 
-    The layers then compute what plain quantized ones do. The bases that they had are kept, packed,
-    for `unmerge_adapter`. Raises InputError, before anything is changed, for a model without
-    adapters or merged already, and where less than `min_retained` of the update would be left
-    (unless `force`).
+    The layers then compute what plain quantized ones do; embeddings and heads get their factors and
+    rows of tokens too. The bases that they had are kept, packed, for `unmerge_adapter`. Raises
+    InputError, before anything is changed, for a model without adapters or merged already, and
+    where less than `min_retained` of the update would be left (unless `force`).
     """
     every = quantized_layers(model)
     if merged := [name for name, layer in every.items() if layer.unmerged_base is not None]:
         raise InputError(f"merge_adapter: model should be unmerged, {merged[0]} is merged")
+    embeddings = adapted_embeddings(model)
     layers = {n: m for n, m in every.items() if m.adapter is not None}
     if not layers:
         raise InputError("merge_adapter: model should have adapters, has none")
@@ -88,10 +92,15 @@ def merge_adapter(
     for name, layer in layers.items():
         assert layer.adapter is not None
         made[name], losses[name] = merge_into(layer.base, layer.adapter)
+    weights = {n: merged_embedding(m) for n, m in embeddings.items() if m.unmerged_weight is None}
     check_retained("merge_adapter", losses, min_retained, force)
     for name, layer in layers.items():
         layer.unmerged_base = _apart(layer.base)
         set_base(layer, made[name])
+    for name in weights:  # all before the first is replaced: a tied head's is the embedding's
+        embeddings[name].unmerged_weight = embeddings[name].weight.detach()
+    for name, weight in weights.items():
+        embeddings[name].weight.data = weight
     return losses
 
 
@@ -107,6 +116,17 @@ def unmerge_adapter(model: nn.Module) -> None:
         assert layer.unmerged_base is not None
         set_base(layer, layer.unmerged_base)
         layer.unmerged_base = None
+    for module in adapted_embeddings(model).values():
+        if module.unmerged_weight is not None:
+            module.weight.data, module.unmerged_weight = module.unmerged_weight, None
+
+
+def merged_embedding(module: QLoRAEmbedding | TokenHead) -> torch.Tensor:
+    """`W + s (B A)^T`, then the rows of tokens: in W's dtype; W itself without both."""
+    weight: torch.Tensor = module.weight.detach()
+    if isinstance(module, QLoRAEmbedding) and module.adapter is not None:
+        weight = merged_weight(weight, module.adapter).to(weight.dtype)
+    return weight if module.token_rows is None else module.token_rows.merged_into(weight)
 
 
 def check_retained(

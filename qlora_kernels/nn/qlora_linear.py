@@ -1,7 +1,7 @@
 """The layer: a frozen quantized base and an optional low-rank adapter; state, no maths."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import nn
 from qlora_kernels.checks import InputError, check_shapes
 from qlora_kernels.formats import Adapter, Base, QuantizedTensor
 from qlora_kernels.formats.state_dict import json_bytes, read_json_bytes
+from qlora_kernels.nn.casting import Cast, casting_only
 from qlora_kernels.nn.column_norm import ColumnNorm
 from qlora_kernels.nn.config import QLoRAConfig
 from qlora_kernels.ops import Linear, dequantize, dora_column_norm, qlora_linear_group, quantize
@@ -206,19 +207,12 @@ class QLoRALinear(nn.Linear):
             return y
         return forward_all([self], x)[0]
 
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
+    def _apply(self, fn: Cast, recurse: bool = True) -> Any:
         """Move everything, but cast only a frozen bias and an unquantized weight."""
-        castable = {id(self.weight)}
+        castable = [self.weight]
         if self.bias is not None and not self.bias.requires_grad:
-            castable.add(id(self.bias))
-
-        def keeping_bits(tensor: torch.Tensor) -> torch.Tensor:
-            moved = fn(tensor)
-            if moved.dtype == tensor.dtype or id(tensor) in castable:
-                return moved
-            return tensor.to(moved.device)
-
-        result = super()._apply(keeping_bits, recurse)  # type: ignore[no-untyped-call]
+            castable.append(self.bias)
+        result = super()._apply(casting_only(fn, castable), recurse)  # type: ignore[no-untyped-call]
         if self.format == "none":
             self.weight_dtype = self.weight.dtype
         self.column_norm.forget()

@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 from qlora_kernels.checks import InputError
+from qlora_kernels.nn.qlora_embedding import QLoRAEmbedding
 from qlora_kernels.nn.qlora_linear import QLoRALinear
+from qlora_kernels.nn.token_rows import TokenRows
 
 
 def modules_to_save(model: nn.Module, ends: Sequence[str]) -> dict[str, nn.Module]:
@@ -57,10 +59,11 @@ def train_modules(modules: Mapping[str, nn.Module]) -> None:
 
 def saved_modules(model: nn.Module) -> dict[str, nn.Module]:
     """Name -> module that is trained whole; one of which only the bias is trained is not."""
+    adapted = (QLoRALinear, QLoRAEmbedding, TokenRows)
     return {
         name: module
         for name, module in model.named_modules()
-        if not isinstance(module, QLoRALinear)
+        if not isinstance(module, adapted)
         and any(
             p is not None and p.requires_grad for n, p in module._parameters.items() if n != "bias"
         )

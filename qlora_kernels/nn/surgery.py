@@ -1,7 +1,6 @@
 """The surgery: every linear layer of a model becomes a QLoRALinear, in place."""
 
 import logging
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,6 +11,16 @@ from torch import nn
 from qlora_kernels.checks import InputError
 from qlora_kernels.formats import QuantizedTensor, QuantSpec
 from qlora_kernels.nn.config import QLoRAConfig
+from qlora_kernels.nn.embeddings import (
+    adapt_embeddings,
+    adapted_embeddings,
+    embedding_layers,
+    embedding_parameters,
+    rows_by_name,
+    sharing,
+    train_rows,
+)
+from qlora_kernels.nn.placing import replace_modules
 from qlora_kernels.nn.qlora_linear import ADAPTER_PARTS, QLoRALinear, is_conv1d
 from qlora_kernels.nn.saved_modules import (
     check_own_parameters,
@@ -20,7 +29,7 @@ from qlora_kernels.nn.saved_modules import (
     train_modules,
 )
 from qlora_kernels.nn.shared_input import share_inputs
-from qlora_kernels.nn.targets import check_formats, matched_names
+from qlora_kernels.nn.targets import check_patterns, matched_names
 from qlora_kernels.nn.trained_biases import train_biases, trained_biases
 
 _LOG = logging.getLogger("qlora_kernels")
@@ -48,12 +57,19 @@ def prepare_model(
     """
     saved = modules_to_save(model, config.modules_to_save)
     layers = {n: m for n, m in _linear_layers(model).items() if n not in saved}
+    embeddings = {n: m for n, m in embedding_layers(model).items() if n not in saved}
     head = _head_name(model, layers)
-    adapted = matched_names(list(layers), head, config)
-    check_formats(list(layers), config)
+    every = [*layers, *embeddings]
+    chosen = matched_names(every, {head, *embeddings}, config)
+    check_patterns(list(layers), every, config)
+    adapted = [n for n in chosen if n in layers]
+    embedded = [n for n in chosen if n in embeddings]
     replaced = [n for n in layers if n != head or config.quantize_head or head in adapted]
-    if head in replaced:
-        _check_own_weight(model, layers[head], head, config)
+    for name in [n for n in (*replaced, *embedded) if n == head or n in embedded]:
+        _check_own_weight(model, name, config)
+    if config.dora and embedded:
+        raise InputError(f"prepare_model: DoRA should be of linear layers, {embedded[0]} is none")
+    rows = rows_by_name(model, config, {*saved, *replaced, *embedded})
     untied = check_own_parameters(model, saved, config.untie)
     made = {}  # all of them before the first is put in place: a refusal leaves the model as it was
     for done, name in enumerate(replaced, start=1):
@@ -63,19 +79,19 @@ def prepare_model(
         if progress is not None:
             progress(done, len(replaced), name)
     model.requires_grad_(False)
-    places = _places(model)
-    for name, layer in made.items():
-        for parent, attribute in places[id(layers[name])]:
-            setattr(parent, attribute, layer)
+    replace_modules(model, {layers[name]: layer for name, layer in made.items()})
     if head in made:
-        _untie(model, made[head])
+        made[head].weight.data = made[head].weight.data.clone()  # memory of its own
     train_modules(saved)
-    if untied:
+    adapt_embeddings(model, embedded, config)
+    if untied or embedded or head in made:
         _tell_untied(model)
+    for name, tokens in rows.items():
+        train_rows(model, name, tokens)
     train_biases(model, config.bias)
     if config.share_inputs:
         share_inputs(model)
-    _LOG.info("prepare_model: adapters on %d of %d layers: %s", len(adapted), len(layers), adapted)
+    _LOG.info("prepare_model: adapters on %d of %d layers: %s", len(chosen), len(layers), chosen)
     return model
 
 
@@ -85,8 +101,8 @@ def quantized_layers(model: nn.Module) -> dict[str, QLoRALinear]:
 
 
 def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Name -> parameter of every adapter in the model, trained biases and modules last: what an
-    optimizer should get.
+    """Name -> parameter of every adapter in the model, rows of tokens, trained biases and modules
+    last: what an optimizer should get.
     """
     factors = {
         f"{name}.{part}": parameter
@@ -95,7 +111,7 @@ def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
         if (parameter := getattr(layer, part)) is not None
     }
     biases = {f"{name}.bias": bias for name, bias in trained_biases(model).items()}
-    return factors | biases | saved_parameters(model)
+    return factors | embedding_parameters(model) | biases | saved_parameters(model)
 
 
 @contextmanager
@@ -103,7 +119,7 @@ def disable_adapters(model: nn.Module) -> Iterator[None]:
     """Within the block the model is its quantized base, but with the biases and modules that are
     trained whole.
     """
-    layers = list(quantized_layers(model).values())
+    layers = [*quantized_layers(model).values(), *adapted_embeddings(model).values()]
     before = [layer.adapter_enabled for layer in layers]
     try:
         for layer in layers:
@@ -170,33 +186,17 @@ def _told(spec: QuantSpec | None) -> str:
     return f"format {spec.format}, block_size {spec.block_size}, double_quant {spec.double_quant}"
 
 
-def _check_own_weight(model: nn.Module, head: nn.Linear, name: str, config: QLoRAConfig) -> None:
-    """Refuse to change a head that shares the embedding's weight, unless it is to be untied."""
-    shared = [n for n, p in model.named_parameters(remove_duplicate=False) if p is head.weight]
-    if len(shared) > 1 and not config.untie:
-        others = ", ".join(n for n in shared if n != f"{name}.weight")
+def _check_own_weight(model: nn.Module, name: str, config: QLoRAConfig) -> None:
+    """Refuse to change a head or embedding that shares its weight, unless it is to be untied."""
+    others = sharing(model, name)
+    if others and not config.untie:
         raise InputError(
-            f"prepare_model: {name} should have its own weight to be changed, shares {others} "
-            "(untie=True gives it a copy)"
+            f"prepare_model: {name} should have its own weight to be changed, shares "
+            f"{others[0]}.weight (untie=True gives it a copy)"
         )
-
-
-def _untie(model: nn.Module, head: QLoRALinear) -> None:
-    """Give the head memory of its own, and tell transformers that it is tied no more."""
-    head.weight.data = head.weight.data.clone()
-    _tell_untied(model)
 
 
 def _tell_untied(model: nn.Module) -> None:
     model_config: Any = getattr(model, "config", None)
     if hasattr(model_config, "tie_word_embeddings"):
         model_config.tie_word_embeddings = False
-
-
-def _places(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
-    """id of a module -> every (parent, attribute) that holds it, since modules can be shared."""
-    places = defaultdict(list)
-    for parent in model.modules():
-        for attribute, child in parent._modules.items():  # named_children drops duplicates
-            places[id(child)].append((parent, attribute))
-    return places

@@ -2,23 +2,25 @@
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from qlora_kernels.checks import InputError
 from qlora_kernels.nn.config import QLoRAConfig, ends_with
 
 
-def matched_names(names: Sequence[str], head: str | None, config: QLoRAConfig) -> list[str]:
-    """The linear layers among `names` that config.targets and config.exclude choose, in order.
+def matched_names(
+    names: Sequence[str], special: Collection[str | None], config: QLoRAConfig
+) -> list[str]:
+    """The layers among `names` that config.targets and config.exclude choose, in order.
 
-    "all-linear" leaves the head out. Raises InputError naming the nearest names for a target or an
-    exclusion that matches nothing.
+    special: head and embeddings, which "all-linear" leaves out. Raises InputError naming the
+    nearest names for a target or an exclusion that matches nothing.
     """
     excluded = set()
     for suffix in config.exclude:
         excluded |= _ending_in(suffix, names, "exclude")
     if config.targets == "all-linear":
-        chosen = set(names) - {head}
+        chosen = set(names) - set(special)
     elif isinstance(config.targets, str):
         chosen = {n for n in names if re.fullmatch(config.targets, n)}
         if not chosen:
@@ -32,11 +34,19 @@ def matched_names(names: Sequence[str], head: str | None, config: QLoRAConfig) -
     return [n for n in names if n in chosen - excluded]
 
 
-def check_formats(names: Sequence[str], config: QLoRAConfig) -> None:
-    """Raise InputError naming the nearest names for a pattern of formats that matches nothing."""
-    for pattern in config.format_pattern:
-        if not any(ends_with(pattern, name) for name in names):
-            raise _nothing("format", pattern, names)
+def check_patterns(linear: Sequence[str], every: Sequence[str], config: QLoRAConfig) -> None:
+    """Raise InputError naming the nearest names for a pattern that matches nothing.
+
+    linear: layers that have a format; every: those that could have an adapter.
+    """
+    for field, patterns, names in (
+        ("format", config.format_pattern, linear),
+        ("rank_pattern", config.rank_pattern, every),
+        ("alpha_pattern", config.alpha_pattern, every),
+    ):
+        for pattern in patterns:
+            if not any(ends_with(pattern, name) for name in names):
+                raise _nothing(field, pattern, names)
 
 
 def _ending_in(suffix: str, names: Sequence[str], field: str) -> set[str]:

@@ -13,7 +13,7 @@ HEAD = "lm_head"
 
 
 def matched(**options: object) -> list[str]:
-    return matched_names([*NAMES, HEAD], HEAD, QLoRAConfig(**options))
+    return matched_names([*NAMES, HEAD], {HEAD}, QLoRAConfig(**options))
 
 
 def test_all_linear_is_all_but_the_head():
