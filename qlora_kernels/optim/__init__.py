@@ -2,5 +2,6 @@
 
 from qlora_kernels.optim.adamw import AdamW
 from qlora_kernels.optim.settings import Settings
+from qlora_kernels.optim.stored import as_32_bit
 
-__all__ = ["AdamW", "Settings"]
+__all__ = ["AdamW", "Settings", "as_32_bit"]

@@ -1,6 +1,7 @@
 """AdamW as a torch.optim.Optimizer: which parameter has which state; the maths is ops/adamw's."""
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -9,10 +10,15 @@ from torch.optim.optimizer import Optimizer, ParamsT
 
 from qlora_kernels.checks import InputError, check_choice
 from qlora_kernels.ops.adamw import Gate, Hyperparameters, Segment, adamw_step, gradient_gate
+from qlora_kernels.optim.loading import Stored, load
+from qlora_kernels.optim.paged import PagedParameter, Pages, stats_of
+from qlora_kernels.optim.paging import out_of_memory
 from qlora_kernels.optim.settings import BITS, Settings
 from qlora_kernels.optim.state import check_parameter, flat_gradient, new_state, segment_of, shows
+from qlora_kernels.optim.stored import fitted
 
-Work = list[tuple[Segment, Tensor, Hyperparameters]]
+Owner = Segment | PagedParameter
+Work = list[tuple[Owner, Tensor, Hyperparameters]]
 
 
 class AdamW(Optimizer):
@@ -42,10 +48,9 @@ class AdamW(Optimizer):
     ) -> None:
         """As torch.optim.AdamW, and the fields of Settings."""
         self.settings = Settings.of(options)
-        if self.settings.paged:
-            raise InputError("AdamW: paged should be False in this version, was True")
         self._skipped = torch.zeros(())
         self._segments: dict[Tensor, Segment] = {}
+        self._pages = Pages(self.settings)
         numbers = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, {**numbers, "bits": self.settings.bits})
 
@@ -53,6 +58,36 @@ class AdamW(Optimizer):
     def skipped_steps(self) -> int:
         """How many steps changed nothing because a gradient was not finite; waits for a GPU."""
         return int(self._skipped.item())
+
+    def paging_stats(self) -> dict[str, Any]:
+        """Bytes of states by tier (device, host, file), their peak, copies, stalls, evictions.
+
+        Without `paged` all states are resident and nothing is copied.
+        """
+        return stats_of(self._pages, self.state)
+
+    def state_dict(self) -> dict[str, Any]:
+        """torch's form, under torch's names, whatever is paged.
+
+        Paged states are copies on the CPU; while pages are in use they are mapped from a file
+        beside the page file, so that they take no memory that the system could not take back.
+        """
+        packed: dict[str, Any] = super().state_dict()
+        if self.settings.paged:
+            parameters = [p for group in self.param_groups for p in group["params"]]
+            numbers = {parameter: number for number, parameter in enumerate(parameters)}
+            for parameter, states in self._pages.read().items():
+                number = numbers[parameter]
+                packed["state"][number] = {**packed["state"][number], **states}
+        return packed
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """States of this optimizer or of torch's AdamW, of any bits and any budget.
+
+        How states are kept stays this optimizer's matter (optim/stored.py has the rule); numbers of
+        groups are the file's. Raises InputError, nothing changed, for states that do not fit.
+        """
+        load(self, lambda: super(AdamW, self).load_state_dict(state_dict), self._keep)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters with settings of their own; those not given are the optimizer's."""
@@ -77,22 +112,62 @@ class AdamW(Optimizer):
 
     def _work(self) -> Work:
         """What this step updates, making the states of parameters that are new to it."""
-        work = []
+        work: Work = []
+        if self.settings.paged:
+            self._add_pages(lambda parameter: parameter.grad is not None)
         for group in self.param_groups:
             beta1, beta2 = group["betas"]
             lr, eps, weight_decay = (float(group[name]) for name in ("lr", "eps", "weight_decay"))
             hyper = Hyperparameters(lr, beta1, beta2, eps, weight_decay)
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    segment = self._segment(parameter, group["bits"])
-                    work.append((segment, flat_gradient(parameter), hyper))
+                    owner: Owner
+                    if self.settings.paged:
+                        owner = self._pages[parameter]
+                    else:
+                        owner = self._segment(parameter, group["bits"])
+                    work.append((owner, flat_gradient(parameter), hyper))
         return work
+
+    def _add_pages(self, wanted: Callable[[Tensor], bool]) -> None:
+        """Places for the states of parameters that are new, side by side."""
+        added = []
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if wanted(parameter) and parameter not in self._pages:
+                    self.state[parameter] = {"step": torch.zeros((), device=parameter.device)}
+                    kept = self._bits(parameter, group["bits"]), self._has_master(parameter)
+                    added.append(PagedParameter(parameter, self.state[parameter]["step"], *kept))
+        self._pages.add(added)
+
+    def _keep(self, taken: Mapping[Tensor, Stored]) -> None:
+        """Take over states that were loaded."""
+        bits = {p: group["bits"] for group in self.param_groups for p in group["params"]}
+        if self.settings.paged:
+            self._add_pages(lambda parameter: parameter in taken)
+        for parameter, stored in taken.items():
+            kept = self._bits(parameter, bits[parameter]), self._has_master(parameter)
+            states = fitted(stored, parameter, *kept)
+            if self.settings.paged:
+                self._pages.write(parameter, states)
+            else:
+                on_device = {name: tensor.to(parameter.device) for name, tensor in states.items()}
+                step = torch.zeros((), device=parameter.device)
+                self.state[parameter] = {"step": step, **on_device}
+            self.state[parameter]["step"].fill_(float(stored["step"]))
+
+    def _bits(self, parameter: Tensor, bits: int) -> int:
+        """Of a parameter's states: small ones are kept in 32 bits."""
+        return 32 if parameter.numel() < self.settings.min_quantized_size else bits
+
+    def _has_master(self, parameter: Tensor) -> bool:
+        return self.settings.master_weights and parameter.dtype != torch.float32
 
     def _segment(self, parameter: Tensor, bits: int) -> Segment:
         state = self.state[parameter]
         if not state:
-            small = parameter.numel() < self.settings.min_quantized_size
-            state.update(new_state(parameter, 32 if small else bits, self.settings.master_weights))
+            bits = self._bits(parameter, bits)
+            state.update(new_state(parameter, bits, self.settings.master_weights))
         segment = self._segments.get(parameter)
         if segment is None or not shows(segment, parameter, state):
             segment = self._segments[parameter] = segment_of(parameter, state)
@@ -103,16 +178,36 @@ class AdamW(Optimizer):
         max_norm = self.settings.max_gradient_norm
         if not self.settings.skip_nonfinite and max_norm is grad_scale is found_inf is None:
             return Gate.open(gradients[0].device)
+        try:
+            return gradient_gate(gradients, max_norm, grad_scale, found_inf)
+        except (RuntimeError, MemoryError) as error:
+            if not (self.settings.paged and out_of_memory(error)):
+                raise
+        self._pages.make_room()
         return gradient_gate(gradients, max_norm, grad_scale, found_inf)
 
     def _update(self, work: Work, gate: Gate) -> None:
-        segments, gradients, hyper = zip(*work, strict=True)
-        torch._foreach_add_([segment.step for segment in segments], 1.0 - gate.skip)
-        adamw_step(segments, gradients, hyper, gate)
+        owners, gradients, hyper = zip(*work, strict=True)
+        torch._foreach_add_([owner.step for owner in owners], 1.0 - gate.skip)
+        if self.settings.paged:
+            self._pages.update(owners, gradients, hyper, gate)
+        else:
+            adamw_step(owners, gradients, hyper, gate)
 
     def __getstate__(self) -> dict[str, Any]:
         kept = {"settings": self.settings, "_skipped": self._skipped, "_segments": {}}
-        return {**super().__getstate__(), **kept}
+        state = dict(self.state)
+        for parameter, states in self._pages.read().items():
+            state[parameter] = {**state[parameter], **states}
+        return {**super().__getstate__(), **kept, "state": state}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy has pages of its own."""
+        super().__setstate__(state)
+        self._segments, self._pages = {}, Pages(self.settings)
+        if self.settings.paged:
+            states, self.state = self.state, defaultdict(dict)
+            self._keep(states)
 
 
 def _check_group(group: dict[str, Any]) -> None:

@@ -21,8 +21,10 @@ class Settings:
     max_gradient_norm: clip the global norm of the gradients, after unscaling. skip_nonfinite: a
     step with a gradient that is not finite changes nothing, and counts in `skipped_steps`.
 
-    paged: states live in pages that leave the device under memory_budget bytes; in page_file on a
-    CPU.
+    paged: states live in pages, of which at most memory_budget bytes (None: as many as there is
+    room for) are on the device, or in memory on a CPU; the others are in pinned host memory, or in
+    a file. page_file is the place of that file, a folder or a path that does not exist; a CPU takes
+    the temporary folder where none is given.
     """
 
     bits: int = 32
@@ -36,6 +38,12 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_choice("AdamW", "bits", self.bits, BITS)
+        budget = self.memory_budget
+        if budget is not None and (type(budget) is not int or budget < 1):
+            raise InputError(f"AdamW: memory_budget should be a number of bytes, was {budget!r}")
+        for name in ("memory_budget", "page_file"):
+            if not self.paged and getattr(self, name) is not None:
+                raise InputError(f"AdamW: {name} should come with paged=True, came without")
         norm = self.max_gradient_norm
         if norm is not None and not 0 < norm < float("inf"):
             raise InputError(f"AdamW: max_gradient_norm should be above 0, was {norm}")

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from qlora_kernels.errors import InputError
+from qlora_kernels.formats.blockwise8 import BLOCK
 
-BLOCK = 256  # elements; every state has a whole number of values per block
 ALIGN = 16  # bytes; the widest load of a kernel
 
 

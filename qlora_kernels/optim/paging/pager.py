@@ -31,19 +31,29 @@ class Machine:
 class Pager:
     """Pages in frames of at most `budget` bytes together, the others in a store.
 
-    While all fit, each page has a frame of its own for good and nothing is copied. Otherwise a
-    sweep takes the pages that have a frame first and gives each frame on as soon as its page is
-    done: the next page is fetched while the pages between compute.
+    While all fit, each page has a frame of its own for good and nothing is copied. Otherwise each
+    frame serves its share of the pages, one at a time. A sweep takes the page that a frame holds
+    first; when that is done, it is stored and the frame's next is fetched, while the pages of the
+    other frames compute. So a sweep copies no more than what has no frame.
     """
 
-    def __init__(self, machine: Machine, pages: list[Page], page_bytes: int, budget: int | None):
-        """pages: those of a layout, which may grow. budget: bytes, None for no limit."""
+    def __init__(
+        self,
+        machine: Machine,
+        pages: list[Page],
+        page_bytes: int,
+        budget: int | None,
+        before_move: Callable[[], object] = lambda: None,
+    ) -> None:
+        """pages: those of a layout, which may grow. budget: bytes, None for no limit.
+
+        before_move: called when all frames are given up, to drop views of them.
+        """
         self.counters = Counters()
         self._machine, self._pages, self._page_bytes = machine, pages, page_bytes
-        self._budget = budget
+        self._budget, self._before_move = budget, before_move
         self._frames: list[Tensor] = []
-        self._frame_of: dict[int, int] = {}  # page -> frame
-        self._free: list[int] = []  # frames without a page
+        self._held: list[int | None] = []  # frame -> its page
         self._store: Store | None = None  # none: every page has a frame
         self._stored: dict[int, Event] = {}  # pages that the store holds: last write
         self._ready: dict[int, Event] = {}  # page -> what must be over before it is computed on
@@ -61,40 +71,23 @@ class Pager:
         Several at a time only where nothing is paged. A frame is the caller's until the next. With
         `changes` its content is kept.
         """
-        wanted = list(wanted)
         self.adopt()
         if self._store is None:
             yield [(page, self._frames[page]) for page in wanted]
             return
         self._check_process()
-        ready = deque(page for page in wanted if page in self._frame_of)
-        waiting = deque(page for page in wanted if page not in self._frame_of)
-        idle = deque(self._frame_of.keys() - set(wanted))
-        while waiting and (self._free or idle):
-            page = waiting.popleft()
-            self._fetch(page, (self._free.pop(), None) if self._free else self._evict(idle.pop()))
-            ready.append(page)
+        ready: deque[int] = deque()
+        waiting: list[deque[int]] = [deque() for _ in self._frames]
+        for page in wanted:
+            (ready if self._holds(page) else waiting[self._frame(page)]).append(page)
+        for frame in {*range(len(waiting))} - {self._frame(page) for page in ready}:
+            if waiting[frame]:
+                ready.append(self._fetch(waiting[frame].popleft()))
         while ready:
             page = ready.popleft()
             yield [(page, self._computable(page, changes))]
-            if waiting:
-                ready.append(waiting.popleft())
-                self._fetch(ready[-1], self._evict(page))
-
-    def shrink(self) -> None:
-        """Keep the smallest ring of frames; all else goes to the store. Waits for the copies."""
-        self._check_process()
-        self._budget = FRAMES * self._page_bytes
-        self._move_out()
-        self.counters.evictions += 1
-
-    def resident_bytes(self) -> int:
-        """Of all frames."""
-        return sum(frame.numel() for frame in self._frames)
-
-    def stored_bytes(self) -> dict[str, int]:
-        """Tier -> bytes of the pages that it holds."""
-        return {self._store.tier: len(self._stored) * self._page_bytes} if self._store else {}
+            if next_pages := waiting[self._frame(page)]:
+                ready.append(self._fetch(next_pages.popleft()))
 
     def adopt(self) -> None:
         """Find a place for pages that came since the last time."""
@@ -117,6 +110,21 @@ class Pager:
             self._frames.append(frame)
         self.counters.note_resident(self.resident_bytes())
 
+    def shrink(self) -> None:
+        """Keep the smallest ring of frames; all else goes to the store. Waits for the copies."""
+        self._check_process()
+        self._budget = FRAMES * self._page_bytes
+        self._move_out()
+        self.counters.evictions += 1
+
+    def resident_bytes(self) -> int:
+        """Of all frames."""
+        return sum(frame.numel() for frame in self._frames)
+
+    def stored_bytes(self) -> dict[str, int]:
+        """Tier -> bytes of the pages that it holds."""
+        return {self._store.tier: len(self._stored) * self._page_bytes} if self._store else {}
+
     def _move_out(self) -> None:
         """All pages to the store, and as many frames as the budget allows.
 
@@ -128,50 +136,50 @@ class Pager:
             store = machine.open_store(self._page_bytes)
             store.reserve(len(self._pages))
             self._store = store
-            self._frame_of = {number: number for number in range(len(self._frames))}
-            self._changed = set(self._frame_of)
-        for page in list(self._frame_of):
-            self._evict(page)
+            self._held = list(range(len(self._frames)))
+            self._changed = set(range(len(self._frames)))
+        for frame in range(len(self._frames)):
+            self._evict(frame)
         machine.storing.record().result()
         machine.fetching.record().result()
+        self._before_move()
         self._frames, self._ready = [], {}
         count = (self._budget or FRAMES * self._page_bytes) // self._page_bytes
         count = min(count, len(self._pages))
         self._frames = list(machine.allocate(count * self._widest()).split(self._widest()))
-        self._free = list(range(count))
+        self._held = [None] * count
         self.counters.note_resident(self.resident_bytes())
 
-    def _widest(self) -> int:
-        return max(page.num_bytes for page in self._pages)
-
-    def _fetch(self, page: int, place: tuple[int, Event | None]) -> None:
-        """Begin to bring a page into a frame, once the frame's event is over."""
-        frame, after = place
-        self._frame_of[page] = frame
+    def _fetch(self, page: int) -> int:
+        """Begin to bring a page into its frame; returns the page."""
         fetching, store = self._machine.fetching, self._store
+        frame = self._frame(page)
+        after = self._evict(frame)
+        self._held[frame] = page
         if page in self._stored and store is not None:
-            for event in (after, self._stored[page]):
-                if event is not None:
-                    fetching.wait(event)
+            fetching.wait(after)
+            fetching.wait(self._stored[page])
             fetching.submit(partial(store.read, page, self._used(page)))
-            self._ready[page] = fetching.record()
+            after = fetching.record()
             self.counters.copies_in += 1
-        elif after is not None:
-            self._ready[page] = after
+        self._ready[page] = after
+        return page
 
-    def _evict(self, page: int) -> tuple[int, Event]:
-        """Take a page's frame; what comes into it must wait for the event."""
+    def _evict(self, frame: int) -> Event:
+        """Empty a frame; what comes into it must wait for the event."""
         computing, storing, store = self._machine.computing, self._machine.storing, self._store
+        page = self._held[frame]
+        if page is None:
+            return computing.record()
         after = self._ready.pop(page, None) or computing.record()
-        source = self._used(page)
-        frame = self._frame_of.pop(page)
         if page in self._changed and store is not None:
             self._changed.remove(page)
             storing.wait(after)
-            storing.submit(partial(store.write, page, source))
+            storing.submit(partial(store.write, page, self._used(page)))
             after = self._stored[page] = storing.record()
             self.counters.copies_out += 1
-        return frame, after
+        self._held[frame] = None
+        return after
 
     def _computable(self, page: int, changes: bool) -> Tensor:
         """The page's frame, its content there."""
@@ -179,16 +187,26 @@ class Pager:
         if event is not None:
             self.counters.stalls += not event.done()
             self._machine.computing.wait(event)
-        frame = self._used(page)
+        used = self._used(page)
         if page not in self._stored and page not in self._changed:
-            self._machine.computing.submit(partial(self._pages[page].initialize, frame))
+            self._machine.computing.submit(partial(self._pages[page].initialize, used))
         if changes:
             self._changed.add(page)
-        return frame
+        return used
 
     def _used(self, page: int) -> Tensor:
-        """The part of a page's frame that the page fills."""
-        return self._frames[self._frame_of[page]][: self._pages[page].num_bytes]
+        """The part of its frame that a page fills."""
+        return self._frames[self._frame(page)][: self._pages[page].num_bytes]
+
+    def _frame(self, page: int) -> int:
+        """Always the same for a page, so that views of it can be kept."""
+        return page % len(self._frames)
+
+    def _holds(self, page: int) -> bool:
+        return self._held[self._frame(page)] == page
+
+    def _widest(self) -> int:
+        return max(page.num_bytes for page in self._pages)
 
     def _check_process(self) -> None:
         if os.getpid() != self._process:

@@ -15,8 +15,8 @@ from qlora_kernels.optim.paging.stores import MappedFile, in_memory
 
 PAGE_BYTES = 2 << 20
 
-Piece = tuple[Run, dict[str, Tensor]]
 States = dict[str, Tensor]
+Piece = tuple[Run, States]
 
 
 class PagedStates:
@@ -31,11 +31,15 @@ class PagedStates:
     ) -> None:
         """memory_budget: bytes of all frames, None for no limit. machine: None for the device's.
 
+        `before_move` may be set to what drops all views of pages before their frames are given up.
+
         Raises InputError where nothing can be paged on the device. No memory is taken and no file
         made before a tensor needs it.
         """
         page_bytes = min(PAGE_BYTES, (memory_budget or PAGE_BYTES * FRAMES) // FRAMES)
         self._layout = Layout(page_bytes // ALIGN * ALIGN)
+        self.before_move: Callable[[], object] = lambda: None
+        self._pieces: dict[int, list[Piece]] = {}  # page -> its runs, as long as frames stay
         self._tensors: list[tuple[int, Arrays]] = []
         self._page_file = page_file
         self._pager = Pager(
@@ -43,6 +47,7 @@ class PagedStates:
             self._layout.pages,
             self._layout.page_bytes,
             memory_budget,
+            before_move=self._forget,
         )
 
     def add(self, tensors: Sequence[tuple[int, Arrays]]) -> list[int]:
@@ -99,14 +104,14 @@ class PagedStates:
         wanted: dict[int, States] = {number: {} for number in numbers}
         for number, name, count, dtype in shapes:
             wanted[number][name] = make(count, dtype)
-        for run, states in self._pieces(numbers, changes=False):
+        for run, states in self._each(numbers, changes=False):
             for target, source in _parts(run, wanted[run.tensor], states):
                 target.copy_(source)
         return wanted
 
     def write(self, values: Mapping[int, Mapping[str, Tensor]]) -> None:
         """Take over whole states, of the sizes and dtypes that `read` gives."""
-        for run, states in self._pieces(values, changes=True):
+        for run, states in self._each(values, changes=True):
             for source, target in _parts(run, values[run.tensor], states):
                 target.copy_(source)
 
@@ -133,23 +138,26 @@ class PagedStates:
         wanted = set(numbers)
         pages = [page for page in self._pages_of(wanted) if page not in done]
         for batch in self._pager.sweep(pages, changes=True):
-            work(
-                [
-                    (run, states)
-                    for page, frame in batch
-                    for run, states in self._layout.pages[page].views(frame)
-                    if run.tensor in wanted
-                ]
-            )
+            work(self._wanted(batch, wanted))
             done.update(page for page, _ in batch)
 
-    def _pieces(self, numbers: Collection[int], changes: bool) -> Iterator[Piece]:
+    def _each(self, numbers: Collection[int], changes: bool) -> Iterator[Piece]:
         wanted = set(numbers)
         for batch in self._pager.sweep(self._pages_of(wanted), changes):
-            for page, frame in batch:
-                for run, states in self._layout.pages[page].views(frame):
-                    if run.tensor in wanted:
-                        yield run, states
+            yield from self._wanted(batch, wanted)
+
+    def _wanted(self, batch: list[tuple[int, Tensor]], numbers: set[int]) -> list[Piece]:
+        """The runs of these tensors; a page is always in the same frame until all frames move."""
+        pieces = []
+        for page, frame in batch:
+            if page not in self._pieces:
+                self._pieces[page] = list(self._layout.pages[page].views(frame))
+            pieces += [piece for piece in self._pieces[page] if piece[0].tensor in numbers]
+        return pieces
+
+    def _forget(self) -> None:
+        self._pieces.clear()
+        self.before_move()
 
     def _pages_of(self, numbers: set[int]) -> list[int]:
         return sorted({page for number in numbers for page in self._layout.pages_of[number]})

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qlora_kernels.errors import InputError
-from qlora_kernels.optim.paging import BLOCK, StateArray
+from qlora_kernels.formats.blockwise8 import BLOCK
+from qlora_kernels.optim.paging import StateArray
 from qlora_kernels.optim.paging.layout import ALIGN, Layout, block_bytes, run_bytes, smallest_page
 
 EIGHT = (

@@ -9,7 +9,8 @@ import torch
 
 from optim.paging.machines import World
 from qlora_kernels.errors import InputError
-from qlora_kernels.optim.paging import BLOCK, PagedStates, StateArray
+from qlora_kernels.formats.blockwise8 import BLOCK
+from qlora_kernels.optim.paging import PagedStates, StateArray
 from qlora_kernels.optim.paging import states as states_module
 
 CPU = torch.device("cpu")
