@@ -81,7 +81,7 @@ def as_32_bit(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     states = {}
     for key, stored in state_dict["state"].items():
         plain = fitted(stored, stored["exp_avg"], bits=32, master=False)
-        states[key] = {"step": stored["step"], **plain}
+        states[key] = {"step": torch.as_tensor(stored["step"]).clone(), **plain}
     groups = [copy(group) for group in state_dict["param_groups"]]
     for group in groups:
         group.pop("bits", None)
