@@ -55,9 +55,9 @@ def encode(w: torch.Tensor, codebook: list[float]) -> Coded:
     packed = torch.empty(w.numel() // 2, 1, dtype=torch.uint8)
     scales, nested = torch.empty(blocks), torch.empty(-(-blocks // 256))
     scale_codes = torch.empty(blocks, dtype=torch.uint8)
-    kernels.quantize(w, BLOCK_SIZE, tables, packed, scales, 1)
+    kernels.quantize((w, None), BLOCK_SIZE, tables, packed, scales, 1)
     kernels.quantize_scales(scales, 0.0, tables, scale_codes, nested, 1)
-    kernels.quantize_nested(w, BLOCK_SIZE, tables, packed, (scale_codes, nested, 0.0), 1)
+    kernels.quantize_nested((w, None), BLOCK_SIZE, tables, packed, (scale_codes, nested, 0.0), 1)
     kept = values[scale_codes.long()] * nested.repeat_interleave(256)[:blocks]
     codes = torch.cat([packed >> 4, packed & 15], dim=1).view(-1).long()
     return Coded(codes, kept.repeat_interleave(BLOCK_SIZE))

@@ -26,24 +26,33 @@ int checked(int num_threads) {
                               std::to_string(num_threads));
 }
 
-cpu::BlocksTask blocks_task(py::handle w, int64_t block_size, const Tables& tables,
+// `weight`: (w, importance of each column or None).
+cpu::BlocksTask blocks_task(const py::tuple& weight, int64_t block_size, const Tables& tables,
                             py::handle codes) {
-  const TensorView input = view(w, "w"), code_bytes = view(codes, "codes");
+  const TensorView input = view(weight[0], "w"), code_bytes = view(codes, "codes");
+  const int64_t columns = input.shape.empty() ? 1 : input.shape.back();
+  const float* importance = nullptr;
+  if (!weight[1].is_none()) {
+    const TensorView values = view(weight[1], "importance");
+    values.expect_shape({columns});
+    importance = values.as<float>();
+  }
   const int64_t size = input.size();
   block_shift_of(block_size);
   code_bytes.expect_shape({tables.codebook ? (size + 1) / 2 : size, 1});
   return {input.data, input.floating(),          size,
-          block_size, tables.codebook_or_null(), code_bytes.as<uint8_t>()};
+          block_size, tables.codebook_or_null(), importance,
+          columns,    code_bytes.as<uint8_t>()};
 }
 
 int64_t num_blocks(const cpu::BlocksTask& task) {
   return (task.size + task.block_size - 1) / task.block_size;
 }
 
-int64_t quantize(py::handle w, int64_t block_size, const Tables& tables, py::handle codes,
-                 py::handle scales, int num_threads) {
+int64_t quantize(const py::tuple& weight, int64_t block_size, const Tables& tables,
+                 py::handle codes, py::handle scales, int num_threads) {
   const TensorView targets = view(scales, "scales");
-  const cpu::QuantizeTask task{blocks_task(w, block_size, tables, codes), tables.ratios,
+  const cpu::QuantizeTask task{blocks_task(weight, block_size, tables, codes), tables.ratios,
                                targets.as<float>()};
   targets.expect_shape({num_blocks(task.blocks)});
   return without_gil(
@@ -51,13 +60,13 @@ int64_t quantize(py::handle w, int64_t block_size, const Tables& tables, py::han
 }
 
 // `nested`: (scale codes, read and written; nested_absmax; offset).
-void quantize_nested(py::handle w, int64_t block_size, const Tables& tables, py::handle codes,
-                     const py::tuple& nested, int num_threads) {
+void quantize_nested(const py::tuple& weight, int64_t block_size, const Tables& tables,
+                     py::handle codes, const py::tuple& nested, int num_threads) {
   const TensorView scale_codes = view(nested[0], "scale_codes");
   const TensorView nested_absmax = view(nested[1], "nested_absmax");
-  const cpu::NestedTask task{blocks_task(w, block_size, tables, codes), scale_codes.as<uint8_t>(),
-                             nested_absmax.as<float>(), tables.dynamic_map.data(),
-                             nested[2].cast<float>()};
+  const cpu::NestedTask task{blocks_task(weight, block_size, tables, codes),
+                             scale_codes.as<uint8_t>(), nested_absmax.as<float>(),
+                             tables.dynamic_map.data(), nested[2].cast<float>()};
   if (!tables.codebook) throw std::invalid_argument("tables: should have a codebook, had none");
   const int64_t count = num_blocks(task.blocks);
   scale_codes.expect_shape({count});

@@ -17,6 +17,8 @@ struct BlocksTask {
   int64_t size;
   int64_t block_size;
   const Codebook* codebook;
+  const float* importance;  // [columns]: what an error counts in a search; or null: all the same
+  int64_t columns;          // of a row of the weight
   uint8_t* codes;
 };
 

@@ -100,20 +100,35 @@ inline int64_t for_blocks(const BlocksTask& task, Range range, const Body& body)
   return -1;
 }
 
-// The same for blocks that get codebook codes: body(x, block, index) returns the ratio of the scale
-// to absmax, and its codes are written.
+// The importance of values first .. first + count, which may lie in several rows; null without one.
+inline const float* importance_of(const BlocksTask& task, int64_t first, int64_t count,
+                                  float* values) {
+  if (task.importance == nullptr) return nullptr;
+  for (int64_t i = 0; i < count;) {
+    const int64_t column = (first + i) % task.columns;
+    const int64_t run = std::min(count - i, task.columns - column);
+    std::copy_n(task.importance + column, run, values + i);
+    i += run;
+  }
+  return values;
+}
+
+// The same for blocks that get codebook codes: body(search, scaled, block, index) returns the ratio
+// of the scale to absmax, and its codes are written.
 template <class Element, class Body>
 inline int64_t encode_blocks4(const BlocksTask& task, Range range, const Body& body) {
   const Codebook& book = *task.codebook;
   const Ranker ranker(book.thresholds);
   const ScaleSearch search{book, ranker};
-  alignas(64) float x[MAX_BLOCK];
+  alignas(64) float x[MAX_BLOCK], importance[MAX_BLOCK];
   uint8_t codes[MAX_BLOCK];
   return for_blocks<Element>(task, range, [&](const Block& block, int64_t index) {
     scale_block(block, x);
-    const float ratio = body(search, x, block, index);
+    const int64_t first = index * task.block_size;
+    const ScaledBlock scaled{x, importance_of(task, first, block.count, importance), block.count};
+    const float ratio = body(search, scaled, block, index);
     encode_block4(book, ranker, x, block.count, ratio, codes);
-    pack_codes(book, codes, block.count, task.codes + index * task.block_size / 2);
+    pack_codes(book, codes, block.count, task.codes + first / 2);
   });
 }
 
@@ -128,11 +143,9 @@ inline int64_t quantize_range(const QuantizeTask& task, Range range) {
   }
   return encode_blocks4<Element>(
       blocks, range,
-      [&](const ScaleSearch& search, const float* x, const Block& block, int64_t index) {
+      [&](const ScaleSearch& search, const ScaledBlock& scaled, const Block& block, int64_t index) {
         float ratio = 1.0f;
-        if (!task.ratios.empty()) {
-          ratio = search.best_ratio(x, block.count, block.absmax, task.ratios);
-        }
+        if (!task.ratios.empty()) ratio = search.best_ratio(scaled, block.absmax, task.ratios);
         task.scales[index] = ratio * block.absmax;
         return ratio;
       });

@@ -19,8 +19,8 @@ inline void quantize_scales(const ScalesTask& task, int num_threads) {
 }
 
 // Takes the best of the block's 8-bit scale and its neighbours; returns its ratio to absmax.
-inline float best_nested_ratio(const NestedTask& task, const ScaleSearch& search, const float* x,
-                               const Block& block, int64_t index) {
+inline float best_nested_ratio(const NestedTask& task, const ScaleSearch& search,
+                               const ScaledBlock& scaled, const Block& block, int64_t index) {
   const float absmax = std::max(block.absmax, MIN_ABSMAX);
   const float nested = task.nested_absmax[index / NESTED_BLOCK];
   const int nearest = task.scale_codes[index];
@@ -30,7 +30,7 @@ inline float best_nested_ratio(const NestedTask& task, const ScaleSearch& search
     if (code < 0 || code >= NUM_CODES8) continue;
     const float scale = decode_scale(task.map, static_cast<uint8_t>(code), nested, task.offset);
     const float ratio = scale / absmax;
-    const float error = search.error_of(x, block.count, ratio);
+    const float error = search.error_of(scaled, ratio);
     if (step == 0 || error < least) {
       least = error;
       best = ratio;
@@ -47,9 +47,8 @@ inline void quantize_nested(const NestedTask& task, int num_threads) {
     dispatch(blocks.type, [&](auto* tag) {
       encode_blocks4<std::remove_pointer_t<decltype(tag)>>(
           blocks, range,
-          [&](const ScaleSearch& search, const float* x, const Block& block, int64_t index) {
-            return best_nested_ratio(task, search, x, block, index);
-          });
+          [&](const ScaleSearch& search, const ScaledBlock& scaled, const Block& block,
+              int64_t index) { return best_nested_ratio(task, search, scaled, block, index); });
     });
   });
 }

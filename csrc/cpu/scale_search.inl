@@ -3,6 +3,7 @@
 // A block comes divided by its absmax, x in [-1, 1], and a scale as its ratio to that absmax, so
 // that no square overflows. Errors are compared bit by bit between instruction sets and with the
 // reference, so their sums have one order: eight running sums, value i in sum i % 8, then halves.
+// Each square counts by the importance of its column, where columns have one.
 
 constexpr int64_t NUM_SUMS = 8;
 
@@ -11,30 +12,44 @@ inline float inverse_of(float ratio) {
   return ratio == 0.0f ? 0.0f : 1.0f / ratio;
 }
 
+struct ScaledBlock {
+  const float* x;
+  const float* importance;  // of each value, or null
+  int64_t count;
+};
+
 struct ScaleSearch {
   static_assert(NUM_SUMS % LANES == 0, "wider vectors need an order of sums of their own");
   const Codebook& book;
   const Ranker& ranker;
   Table16 by_rank{book.by_rank};
 
-  // Sum over the block of (x - nearest value * ratio)^2.
-  float error_of(const float* x, int64_t count, float ratio) const {
+  // Sum over the block of importance (x - nearest value * ratio)^2.
+  float error_of(const ScaledBlock& block, float ratio) const {
+    return block.importance != nullptr ? sum_of<true>(block, ratio) : sum_of<false>(block, ratio);
+  }
+
+  template <bool weighted>
+  float sum_of(const ScaledBlock& block, float ratio) const {
+    const float* x = block.x;
     const float inverse = inverse_of(ratio);
     Floats sums[NUM_SUMS / LANES] = {};
     int64_t i = 0;
-    for (; i + NUM_SUMS <= count; i += NUM_SUMS) {
+    for (; i + NUM_SUMS <= block.count; i += NUM_SUMS) {
       for (int64_t part = 0; part < NUM_SUMS / LANES; ++part) {
         const Floats value = load(x + i + part * LANES);
         const Words rank = ranker(value * broadcast(inverse));
         const Floats error = value - by_rank[rank] * broadcast(ratio);
-        sums[part] += error * error;
+        Floats square = error * error;
+        if constexpr (weighted) square *= load(block.importance + i + part * LANES);
+        sums[part] += square;
       }
     }
     float sum[NUM_SUMS];
     std::memcpy(sum, sums, sizeof sum);
-    for (; i < count; ++i) {
+    for (; i < block.count; ++i) {
       const float error = x[i] - book.by_rank[book.rank(x[i] * inverse)] * ratio;
-      sum[i % NUM_SUMS] += error * error;
+      sum[i % NUM_SUMS] += weighted ? error * error * block.importance[i] : error * error;
     }
     for (int64_t width = NUM_SUMS / 2; width > 0; width /= 2) {
       for (int64_t j = 0; j < width; ++j) sum[j] += sum[j + width];
@@ -43,11 +58,10 @@ struct ScaleSearch {
   }
 
   // The first of the best ratios whose scale is finite; 1, absmax itself, comes before all others.
-  float best_ratio(const float* x, int64_t count, float absmax,
-                   std::span<const float> ratios) const {
-    float best = 1.0f, least = error_of(x, count, best);
+  float best_ratio(const ScaledBlock& block, float absmax, std::span<const float> ratios) const {
+    float best = 1.0f, least = error_of(block, best);
     for (const float ratio : ratios) {
-      const float error = error_of(x, count, ratio);
+      const float error = error_of(block, ratio);
       if (error < least && std::isfinite(ratio * absmax)) {
         least = error;
         best = ratio;

@@ -83,6 +83,58 @@ def bytes_of(q: qk.QuantizedTensor, name: str) -> torch.Tensor:
     return q.state_dict()[name].view(-1).view(torch.uint8)
 
 
+def importance_of(columns: int, random: torch.Generator) -> torch.Tensor:
+    """A few columns matter much more than the others, and some not at all."""
+    importance = torch.rand(columns, generator=random).pow(8)
+    importance[::7] = 0
+    return importance
+
+
+@pytest.mark.parametrize("shape", [(40, 96), (31, 50), (3, 2000)])
+@pytest.mark.parametrize("format", [*FORMATS, "nf4-tuned"])
+def test_backends_agree_on_what_matters_bit_for_bit(format: str, shape: tuple[int, int]):
+    random = generator((format, *shape))
+    w = torch.randn(*shape, generator=random)
+    importance = importance_of(shape[1], random)
+    both = []
+    for name in ("reference", "cpu"):
+        with qk.use_backend(name):
+            both.append(qk.quantize(w, format, scale_search=True, importance=importance))
+    for name, tensor in both[0].state_dict().items():
+        assert torch.equal(tensor.view(-1).view(torch.uint8), bytes_of(both[1], name)), name
+
+
+@pytest.mark.parametrize("format", [*FORMATS, "nf4-tuned"])
+def test_errors_move_to_where_they_matter_less(backend: str, format: str):
+    random = generator(format)
+    w = torch.randn(200, 96, generator=random)
+    importance = importance_of(96, random)
+
+    def weighted(**how: torch.Tensor) -> float:
+        q = qk.quantize(w, format, scale_search=True, **how)
+        return ((qk.dequantize(q) - w).double().square() * importance).sum().item()
+
+    assert weighted(importance=importance) < 0.7 * weighted()
+    same = qk.quantize(w, format, scale_search=True, importance=torch.full((96,), 1e30))
+    assert torch.equal(same.codes, qk.quantize(w, format, scale_search=True).codes)
+
+
+def test_importance_that_makes_no_sense_is_refused(backend: str):
+    w = torch.randn(4, 64)
+    for importance, message in (
+        (torch.ones(4), r"importance should be floats \[64\], was torch.float32 \[4\]"),
+        (torch.ones(64, dtype=torch.int64), "should be floats"),
+        (torch.zeros(64), "somewhere above 0"),
+        (-torch.ones(64), "0 or more"),
+        (torch.full((64,), torch.inf), "should be finite"),
+    ):
+        with pytest.raises(qk.InputError, match=message):
+            qk.quantize(w, "nf4-tuned", importance=importance)
+    for format in ("nf4", "int8"):
+        with pytest.raises(qk.InputError, match="importance should come with scale_search=True"):
+            qk.quantize(w, format, importance=torch.ones(64))
+
+
 def test_codes_are_the_best_for_the_scale_that_is_kept(backend: str):
     w = sample("student", 64 * 600, 5)
     q = qk.quantize(w, "nf4-tuned")

@@ -69,7 +69,7 @@ def test_any_codebook_of_sixteen_values(isa: str):
     tables = kernels.Tables(book.tolist(), torch.linspace(-1, 1, 256).tolist())
     w = torch.rand(640, generator=torch.Generator().manual_seed(4)) * 2 - 1
     codes, absmax = torch.empty(320, 1, dtype=torch.uint8), torch.empty(10)
-    assert kernels.quantize(w, 64, tables, codes, absmax, 1) == -1
+    assert kernels.quantize((w, None), 64, tables, codes, absmax, 1) == -1
     nibbles = torch.cat([codes >> 4, codes & 15], dim=1).view(-1).long()
     scaled = (w.view(10, 64) / absmax[:, None]).view(-1)
     nearest = (scaled[:, None] - book).abs().amin(dim=1)
@@ -90,7 +90,7 @@ def test_the_first_bad_index_on_many_threads(isa: str):
     w = torch.ones(400_000)
     w[[123_456, 399_999]] = float("nan")
     codes, absmax = torch.empty(200_000, 1, dtype=torch.uint8), torch.empty(6250)
-    assert native.cpu().quantize(w, 64, native.tables("nf4"), codes, absmax, 4) == 123_456
+    assert native.cpu().quantize((w, None), 64, native.tables("nf4"), codes, absmax, 4) == 123_456
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -102,7 +102,7 @@ def test_outputs_stay_inside_their_memory(isa: str, format: str):
         with guarded() as memory:
             codes = memory.empty(q.codes.shape, torch.uint8, offset=1)
             scales = memory.empty(absmax.shape, offset=1)
-            native.cpu().quantize(w, 32, native.tables(format), codes, scales, 3)
+            native.cpu().quantize((w, None), 32, native.tables(format), codes, scales, 3)
             assert torch.equal(codes, q.codes) and torch.equal(scales, absmax)
             for dtype in FLOAT_DTYPES:
                 out = memory.empty((size,), dtype, offset=1)

@@ -11,14 +11,16 @@ BACKEND = "cpu"
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def refuses(w: torch.Tensor, spec: QuantSpec) -> str | None:
+def refuses(w: torch.Tensor, spec: QuantSpec, importance: torch.Tensor | None) -> str | None:
     """Takes float32, bfloat16 and float16 on the CPU."""
     if w.device.type != "cpu":
         return f"w is on {w.device}"
     return None if w.dtype in _DTYPES else f"w is {w.dtype}"
 
 
-def quantize(w: torch.Tensor, spec: QuantSpec) -> QuantizedTensor:
+def quantize(
+    w: torch.Tensor, spec: QuantSpec, importance: torch.Tensor | None = None
+) -> QuantizedTensor:
     """Codes and scales in one pass over w, scales of scales in one over them; and where the scales
     were searched, the codes once more for the scales that double quantization leaves.
     """
@@ -28,7 +30,8 @@ def quantize(w: torch.Tensor, spec: QuantSpec) -> QuantizedTensor:
     codes = torch.empty(spec.num_code_bytes(count), 1, dtype=torch.uint8)
     absmax = torch.empty(spec.num_blocks(count))
     w = w.detach().contiguous()
-    bad = kernels.quantize(w, spec.block_size, tables, codes, absmax, threads)
+    weight = (w, importance)
+    bad = kernels.quantize(weight, spec.block_size, tables, codes, absmax, threads)
     refuse_nonfinite(w, bad)
     parts: tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None] = (absmax, None, None)
     if spec.double_quant:
@@ -38,6 +41,6 @@ def quantize(w: torch.Tensor, spec: QuantSpec) -> QuantizedTensor:
         kernels.quantize_scales(absmax, offset.item(), tables, scales, nested, threads)
         if spec.ratios:
             parameters = (scales, nested, offset.item())
-            kernels.quantize_nested(w, spec.block_size, tables, codes, parameters, threads)
+            kernels.quantize_nested(weight, spec.block_size, tables, codes, parameters, threads)
         parts = (scales, nested, offset)
     return QuantizedTensor(codes, *parts, w.shape, w.dtype, spec.format, spec.block_size)

@@ -8,7 +8,12 @@
 With scale_search the scale is the multiple of absmax, among `codebooks.scale_ratios`, whose squared
 error on the block is least (absmax itself where none is better), and of the 8-bit scale nearest to
 it and its two neighbours again the best; codes are the nearest for the scale that is kept. So does
-nf4-tuned always, whose scales have a sign and are centred on 0.
+nf4-tuned always, whose scales have a sign and are centred on 0. A search may weigh the errors:
+
+    sum over the block of importance[column of i] (w[i] - dequantized[i])^2
+
+With the mean square of each input feature as importance this is the error of the layer's output,
+as far as inputs are not correlated.
 
 Sources: QLoRA (arXiv 2305.14314, sections 2 and 3); unsearched codes are bit-identical to
 bitsandbytes' CPU path. All backends give the same bits (order of sums: scale_search.py).
@@ -22,6 +27,7 @@ from qlora_kernels.checks import FLOATS, InputError, check_dtype
 from qlora_kernels.dispatch import Room, define
 from qlora_kernels.formats import QuantizedTensor, QuantSpec
 from qlora_kernels.ops.quantize import native_kernel, reference, triton_kernel
+from qlora_kernels.ops.quantize.rule import checked_importance
 
 ROOM = Room("quantize", native_kernel, triton_kernel, reference)
 
@@ -32,6 +38,7 @@ def quantize(
     block_size: int = 64,
     double_quant: bool = True,
     scale_search: bool = False,
+    importance: torch.Tensor | None = None,
 ) -> QuantizedTensor:
     """`code = nearest(w / absmax)` per block of the flattened weight; formula at the top of this
     file.
@@ -40,16 +47,20 @@ def quantize(
     "fp4", "int8", or "nf4-tuned" (less error at the same size; only this library reads it).
     block_size: 32, 64, 128, ... 4096 values. double_quant: store the scales in 8 bits.
     scale_search: for nf4 and fp4, the scale of least squared error instead of absmax, in files that
-    bitsandbytes reads; nf4-tuned searches anyway.
+    bitsandbytes reads; nf4-tuned searches anyway. importance: what an error in each column counts
+    in the search, float [last size of w], 0 or more (nn.measure_importance finds it); equal without
+    it.
 
-    Raises InputError for an unknown format, block size or dtype, scale_search with int8, and for a
-    NaN or infinity in w, with its index.
+    Raises InputError for an unknown format, block size or dtype, scale_search with int8, importance
+    without a search or of another shape, and for a NaN or infinity in w, with its index.
     """
     spec = QuantSpec(format, block_size, double_quant, scale_search)
     spec.check("quantize")
     check_dtype("quantize", "w", w, FLOATS)
+    if importance is not None:
+        importance = checked_importance(importance, w, spec)
     codes, scales, nested_absmax, nested_offset = _quantize(
-        w.detach(), format, block_size, double_quant, scale_search
+        w.detach(), format, block_size, double_quant, scale_search, importance=importance
     )
     if not double_quant:
         nested_absmax = nested_offset = None
@@ -58,10 +69,12 @@ def quantize(
     )
 
 
-def _run(w: torch.Tensor, *how: Any) -> tuple[torch.Tensor, ...]:
+def _run(
+    w: torch.Tensor, *how: Any, importance: torch.Tensor | None = None
+) -> tuple[torch.Tensor, ...]:
     spec = QuantSpec(*how)
     w = w.contiguous()
-    q = ROOM.choose(w, spec).quantize(w, spec)
+    q = ROOM.choose(w, spec, importance).quantize(w, spec, importance)
     # An operator cannot return None, so a plain one returns empties.
     if q.nested_absmax is None or q.nested_offset is None:
         return q.codes, q.scales, q.scales.new_empty(0), q.scales.new_empty(0)
@@ -73,7 +86,9 @@ def _run(w: torch.Tensor, *how: Any) -> tuple[torch.Tensor, ...]:
     return q.codes, q.scales, q.nested_absmax, q.nested_offset
 
 
-def _fake(w: torch.Tensor, *how: Any) -> tuple[torch.Tensor, ...]:
+def _fake(
+    w: torch.Tensor, *how: Any, importance: torch.Tensor | None = None
+) -> tuple[torch.Tensor, ...]:
     spec = QuantSpec(*how)
     count = w.numel()
     floats = w.new_empty(spec.num_blocks(count), dtype=torch.float32)
@@ -85,7 +100,8 @@ def _fake(w: torch.Tensor, *how: Any) -> tuple[torch.Tensor, ...]:
 
 
 _quantize = define(
-    "quantize(Tensor w, str format, int block_size, bool double_quant, bool scale_search=False)"
+    "quantize(Tensor w, str format, int block_size, bool double_quant, bool scale_search=False, *, "
+    "Tensor? importance=None)"
     " -> (Tensor codes, Tensor scales, Tensor nested_absmax, Tensor nested_offset)",
     _run,
     _fake,

@@ -10,17 +10,19 @@ from qlora_kernels.formats.codebooks import (
     dynamic_map,
 )
 from qlora_kernels.ops.quantize.rule import TINY, nested_offset, refuse_nonfinite
-from qlora_kernels.ops.quantize.scale_search import best_nested, best_ratios, blocks_of, codes_of
+from qlora_kernels.ops.quantize.scale_search import Search, blocks_of, codes_of
 
 BACKEND = "reference"
 
 
-def refuses(w: torch.Tensor, spec: QuantSpec) -> str | None:
+def refuses(w: torch.Tensor, spec: QuantSpec, importance: torch.Tensor | None) -> str | None:
     """Runs everything."""
     return None
 
 
-def quantize(w: torch.Tensor, spec: QuantSpec) -> QuantizedTensor:
+def quantize(
+    w: torch.Tensor, spec: QuantSpec, importance: torch.Tensor | None = None
+) -> QuantizedTensor:
     """Blockwise absmax, codes, and scales of scales."""
     flat = w.reshape(-1).float()
     finite = flat.isfinite()
@@ -35,13 +37,14 @@ def quantize(w: torch.Tensor, spec: QuantSpec) -> QuantizedTensor:
     if flat.numel() % spec.block_size:
         absmax[-1] = absmax[-1].clamp(min=TINY)
     scaled = _scaled(flat, absmax, spec)
-    ratios = best_ratios(scaled, absmax, spec) if spec.ratios else torch.ones_like(absmax)
+    search = Search(scaled, absmax, spec, importance)
+    ratios = search.best_ratios() if spec.ratios else torch.ones_like(absmax)
     scales = ratios * absmax
     nested_absmax = offset = None
     if spec.double_quant:
         scales, nested_absmax, offset = _quantize_scales(scales, spec)
         if spec.ratios:
-            scales, ratios = best_nested(scaled, absmax, (scales, nested_absmax, offset), spec)
+            scales, ratios = search.best_nested((scales, nested_absmax, offset))
     parts = (scales, nested_absmax, offset)
     codes = _pack(codes_of(scaled, ratios, spec))
     return QuantizedTensor(codes, *parts, w.shape, w.dtype, spec.format, spec.block_size)

@@ -18,6 +18,23 @@ def refuse_nonfinite(w: torch.Tensor, index: int) -> None:
         raise InputError(f"quantize: w should be finite in float32, was {value} at {where}")
 
 
+def checked_importance(importance: torch.Tensor, w: torch.Tensor, spec: QuantSpec) -> torch.Tensor:
+    """Float32 beside w, with a mean of 1: so no sum of weighted squares overflows."""
+    if not spec.ratios:
+        raise InputError(
+            "quantize: importance should come with scale_search=True or a format that searches, "
+            f"came with {spec.format}"
+        )
+    expected = list(w.shape[-1:])
+    if list(importance.shape) != expected or not importance.is_floating_point():
+        was = f"{importance.dtype} {list(importance.shape)}"
+        raise InputError(f"quantize: importance should be floats {expected}, was {was}")
+    exact = importance.detach().double()
+    if not (exact.isfinite().all() and (exact >= 0).all() and (exact > 0).any()):
+        raise InputError("quantize: importance should be finite, 0 or more, somewhere above 0")
+    return (exact / exact.mean()).float().to(w.device)
+
+
 def nested_offset(scales: torch.Tensor, spec: QuantSpec) -> torch.Tensor:
     """What double quantization centres on: the mean, or 0 for signed scales, whose middle it is."""
     is_plain = scales.numel() > 0 and not FORMATS[spec.format].signed

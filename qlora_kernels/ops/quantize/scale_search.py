@@ -29,73 +29,85 @@ def codes_of(scaled: torch.Tensor, ratios: torch.Tensor, spec: QuantSpec) -> tor
     return codes[: scaled.numel() + scaled.numel() % 2]
 
 
-def best_ratios(scaled: torch.Tensor, absmax: torch.Tensor, spec: QuantSpec) -> torch.Tensor:
-    """Per block the first of the best ratios whose scale is finite, float32 [blocks]; 1 comes
-    before all others.
+class Search:
+    """The blocks of a weight, and which scale is the best of each.
+
+    scaled: the values divided by their block's absmax [blocks]. importance: by column, or None.
     """
-    blocks, counts = blocks_of(scaled, spec.block_size), _counts(scaled, spec)
-    best = torch.ones(len(blocks), device=scaled.device)
-    least = _errors(blocks, counts, best, spec)
-    for value in spec.ratios:
-        ratio = torch.full_like(best, value)
-        error = _errors(blocks, counts, ratio, spec)
-        better = (error < least) & (ratio * absmax).isfinite()
-        best, least = torch.where(better, ratio, best), torch.where(better, error, least)
-    return best
 
+    def __init__(
+        self,
+        scaled: torch.Tensor,
+        absmax: torch.Tensor,
+        spec: QuantSpec,
+        importance: torch.Tensor | None,
+    ) -> None:
+        """A short last block is filled up with zeros."""
+        self.absmax, self.spec = absmax, spec
+        self.blocks = blocks_of(scaled, spec.block_size)
+        starts = torch.arange(0, scaled.numel(), spec.block_size, device=scaled.device)
+        self.counts = scaled.numel() - starts  # values of each block; the last may be short
+        self.importance = None
+        if importance is not None:
+            rows = scaled.numel() // max(1, importance.numel())
+            self.importance = blocks_of(importance.repeat(rows), spec.block_size)
 
-def best_nested(
-    scaled: torch.Tensor,
-    absmax: torch.Tensor,
-    parts: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-    spec: QuantSpec,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(codes of the scales, ratios): the best of each 8-bit scale and its two neighbours.
+    def best_ratios(self) -> torch.Tensor:
+        """Per block the first of the best ratios whose scale is finite, float32 [blocks]; 1 comes
+        before all others.
+        """
+        best = torch.ones(len(self.blocks), device=self.blocks.device)
+        least = self._errors(best)
+        for value in self.spec.ratios:
+            ratio = torch.full_like(best, value)
+            error = self._errors(ratio)
+            better = (error < least) & (ratio * self.absmax).isfinite()
+            best, least = torch.where(better, ratio, best), torch.where(better, error, least)
+        return best
 
-    parts: what double quantization made of the searched scales.
-    """
-    nearest, nested_absmax, offset = parts
-    blocks, counts = blocks_of(scaled, spec.block_size), _counts(scaled, spec)
-    values = dynamic_map(scaled.device)
-    per_block = nested_absmax.repeat_interleave(NESTED_BLOCK_SIZE)[: len(blocks)]
-    floor = absmax.clamp(min=TINY)
-    codes = nearest.long()
-    best = (values[codes] * per_block + offset) / floor
-    least = _errors(blocks, counts, best, spec)
-    for step in (-1, 1):
-        other = nearest.long() + step
-        exists = (other >= 0) & (other < len(values))
-        ratio = (values[other.clamp(0, len(values) - 1)] * per_block + offset) / floor
-        error = _errors(blocks, counts, ratio, spec)
-        better = exists & (error < least)
-        codes, best = torch.where(better, other, codes), torch.where(better, ratio, best)
-        least = torch.where(better, error, least)
-    return codes.to(torch.uint8), best
+    def best_nested(
+        self, parts: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(codes of the scales, ratios): the best of each 8-bit scale and its two neighbours.
 
+        parts: what double quantization made of the searched scales.
+        """
+        nearest, nested_absmax, offset = parts
+        values = dynamic_map(self.blocks.device)
+        per_block = nested_absmax.repeat_interleave(NESTED_BLOCK_SIZE)[: len(self.blocks)]
+        floor = self.absmax.clamp(min=TINY)
+        codes = nearest.long()
+        best = (values[codes] * per_block + offset) / floor
+        least = self._errors(best)
+        for step in (-1, 1):
+            other = nearest.long() + step
+            exists = (other >= 0) & (other < len(values))
+            ratio = (values[other.clamp(0, len(values) - 1)] * per_block + offset) / floor
+            error = self._errors(ratio)
+            better = exists & (error < least)
+            codes, best = torch.where(better, other, codes), torch.where(better, ratio, best)
+            least = torch.where(better, error, least)
+        return codes.to(torch.uint8), best
 
-def _errors(
-    blocks: torch.Tensor, counts: torch.Tensor, ratios: torch.Tensor, spec: QuantSpec
-) -> torch.Tensor:
-    """Sum over each block of (x - nearest value * ratio)^2, [blocks]."""
-    values = codebook(spec.format, blocks.device).sort().values
-    nearest = values[_ranks(blocks * _inverse(ratios)[:, None], spec)]
-    errors = blocks - nearest * ratios[:, None]
-    squares = (errors * errors).view(len(blocks), spec.block_size // _NUM_SUMS, _NUM_SUMS)
-    place = torch.arange(spec.block_size, device=blocks.device).view(-1, _NUM_SUMS)
-    squares = torch.where(place < counts[:, None, None], squares, 0.0)
-    sums = torch.zeros_like(squares[:, 0])
-    for step in range(squares.shape[1]):
-        sums = sums + squares[:, step]
-    while sums.shape[1] > 1:
-        half = sums.shape[1] // 2
-        sums = sums[:, :half] + sums[:, half:]
-    return sums[:, 0]
-
-
-def _counts(scaled: torch.Tensor, spec: QuantSpec) -> torch.Tensor:
-    """How many values each block has: the last may be short."""
-    starts = torch.arange(0, scaled.numel(), spec.block_size, device=scaled.device)
-    return (scaled.numel() - starts).clamp(max=spec.block_size)
+    def _errors(self, ratios: torch.Tensor) -> torch.Tensor:
+        """Sum over each block of importance (x - nearest value * ratio)^2, [blocks]."""
+        blocks, size = self.blocks, self.spec.block_size
+        values = codebook(self.spec.format, blocks.device).sort().values
+        nearest = values[_ranks(blocks * _inverse(ratios)[:, None], self.spec)]
+        errors = blocks - nearest * ratios[:, None]
+        squares = errors * errors
+        if self.importance is not None:
+            squares = squares * self.importance
+        squares = squares.view(len(blocks), size // _NUM_SUMS, _NUM_SUMS)
+        place = torch.arange(size, device=blocks.device).view(-1, _NUM_SUMS)
+        squares = torch.where(place < self.counts[:, None, None], squares, 0.0)
+        sums = torch.zeros_like(squares[:, 0])
+        for step in range(squares.shape[1]):
+            sums = sums + squares[:, step]
+        while sums.shape[1] > 1:
+            half = sums.shape[1] // 2
+            sums = sums[:, :half] + sums[:, half:]
+        return sums[:, 0]
 
 
 def _inverse(ratios: torch.Tensor) -> torch.Tensor:

@@ -18,14 +18,16 @@ _VALUES = 4096  # per program: the longest block
 _NUM_WARPS = 8
 
 
-def refuses(w: torch.Tensor, spec: QuantSpec) -> str | None:
+def refuses(w: torch.Tensor, spec: QuantSpec, importance: torch.Tensor | None) -> str | None:
     """Takes float32, bfloat16 and float16 on an NVIDIA GPU; a scale is its block's absmax."""
     if w.dtype not in TRITON_TYPES:
         return f"w is {w.dtype}"
     return "scales are searched for" if spec.ratios else misplaced("w", w)
 
 
-def quantize(w: torch.Tensor, spec: QuantSpec) -> QuantizedTensor:
+def quantize(
+    w: torch.Tensor, spec: QuantSpec, importance: torch.Tensor | None = None
+) -> QuantizedTensor:
     """Codes and absmax in one pass over w; scales of scales in a second one over absmax."""
     from qlora_kernels.ops.quantize.triton_device import quantize_kernel
 
