@@ -1,119 +1,106 @@
-// norm[n] = |W_n + s b_n a|, by   |W_n|^2 + 2 s <W_n a^T, b_n> + s^2 <b_n a a^T, b_n>
+// norm[n] = |W_n + s b_n a|
 //
-// Each thread decodes its rows of W once, for every row of a and for their own squares. All sums
-// are double: the three terms cancel where s b a nears -W. Products of floats are exact in double.
+// Each thread takes TILE_COLUMNS rows of W at a time and decodes them side by side into a panel in
+// L1. A few entries of W + s b a at a time are summed in registers and squared there, so that the
+// sum exists nowhere else. Nothing cancels that would not in the dense sum, so fp32 serves, but for
+// the sums of squares: over a few of them in fp32, over the tiles in double.
 
-using Doubles = double __attribute__((vector_size(sizeof(Floats))));
+// A strip of the norm: TILE_COLUMNS rows of W, which are the columns of every panel.
+struct NormStrip {
+  float *weight, *b;  // panels [DEPTH] and [rank]
+  int64_t rank;
+  float scaling;
+  double squares[TILE_COLUMNS];
 
-constexpr int64_t WIDE_LANES = LANES / 2;
-constexpr int64_t RANKS_TOGETHER = 8;  // Enough sums in registers to hide the latency of one.
-
-inline Doubles load_wide(const double* source) {
-  Doubles values;
-  std::memcpy(&values, source, sizeof values);
-  return values;
-}
-
-inline double sum_of_lanes(Doubles values) {
-  double sum = 0;
-  for (int i = 0; i < WIDE_LANES; ++i) sum += values[i];
-  return sum;
-}
-
-// dots[i] += <row, right[i]> for HEIGHT rows of `right`, `stride` apart.
-template <int64_t HEIGHT>
-inline void add_wide_dots(const double* row, const double* right, int64_t stride, int64_t depth,
-                          double* dots) {
-  Doubles sums[HEIGHT] = {};
-  int64_t d = 0;
-  for (; d + WIDE_LANES <= depth; d += WIDE_LANES) {
-    const Doubles values = load_wide(row + d);
-#pragma GCC unroll 8
-    for (int64_t i = 0; i < HEIGHT; ++i) sums[i] += values * load_wide(right + i * stride + d);
-  }
-  for (int64_t i = 0; i < HEIGHT; ++i) {
-    double sum = sum_of_lanes(sums[i]);
-    for (int64_t rest = d; rest < depth; ++rest) sum += row[rest] * right[i * stride + rest];
-    dots[i] += sum;
-  }
-}
-
-// dots[i] += <row, right[i]> for `count` rows of `right`.
-inline void add_wide_dots(const double* row, const double* right, int64_t stride, int64_t depth,
-                          int64_t count, double* dots) {
-  int64_t i = 0;
-  for (; i + RANKS_TOGETHER <= count; i += RANKS_TOGETHER) {
-    add_wide_dots<RANKS_TOGETHER>(row, right + i * stride, stride, depth, dots + i);
-  }
-  for (; i < count; ++i) add_wide_dots<1>(row, right + i * stride, stride, depth, dots + i);
-}
-
-// target[0, columns) = the row of a matrix.
-inline void read_wide(const MatrixView& matrix, int64_t row, double* target) {
-  float values[DEPTH];
-  for (int64_t first = 0; first < matrix.columns; first += DEPTH) {
-    const int64_t count = std::min(DEPTH, matrix.columns - first);
-    DenseRows{matrix}.read(row, first, count, values);
-    std::copy(values, values + count, target + first);
-  }
-}
-
-// What the threads share: a and a a^T; and what each has: a row's dots with a, and its row of b.
-struct NormScratch {
-  double *a, *gram;  // [rank, k], [rank, rank]
-  double *dots, *b;  // [rank]
+  static int64_t size(int64_t rank) { return (DEPTH + rank) * TILE_COLUMNS; }
 };
 
-// |W_n|^2, and the dots of W_n with the rows of a.
-inline double square_and_dots(const NormTask& task, int64_t n, const NormScratch& scratch) {
-  const int64_t k = task.weight.k, rank = task.adapter.rank;
-  std::fill(scratch.dots, scratch.dots + rank, 0.0);
-  float values[DEPTH];
-  double row[DEPTH], square = 0;
-  for (int64_t first = 0; first < k; first += DEPTH) {
-    const int64_t depth = std::min(DEPTH, k - first);
-    decode(task.weight, n * k + first, depth, values);
-    std::copy(values, values + depth, row);
-    add_wide_dots<1>(row, row, 0, depth, &square);
-    add_wide_dots(row, scratch.a + first, k, depth, rank, scratch.dots);
+// squares[c] += sum over i of (weight[i][c] + s <a[.][i], b[.][c]>)^2 for the HEIGHT rows of a tile
+// of a^T. Never inlined, like multiply_tile.
+template <int HEIGHT>
+[[gnu::noinline]] void add_squares(const float* a, const float* weight, NormStrip& strip) {
+  Floats tile[HEIGHT][2];
+#pragma GCC unroll 8
+  for (int i = 0; i < HEIGHT; ++i) tile[i][0] = tile[i][1] = zeros();
+  const float* b = strip.b;
+#pragma GCC unroll 4
+  for (int64_t r = 0; r < strip.rank; ++r, a += HEIGHT, b += TILE_COLUMNS) {
+    const Floats right0 = load(b), right1 = load(b + LANES);
+#pragma GCC unroll 8
+    for (int i = 0; i < HEIGHT; ++i) {
+      const Floats factor = broadcast(a[i]);
+      tile[i][0] = fused_multiply_add(factor, right0, tile[i][0]);
+      tile[i][1] = fused_multiply_add(factor, right1, tile[i][1]);
+    }
   }
-  return square;
+  const Floats scaling = broadcast(strip.scaling);
+  Floats sums[2] = {zeros(), zeros()};
+#pragma GCC unroll 8
+  for (int i = 0; i < HEIGHT; ++i) {
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half, weight += LANES) {
+      const Floats entry = fused_multiply_add(scaling, tile[i][half], load(weight));
+      sums[half] = fused_multiply_add(entry, entry, sums[half]);
+    }
+  }
+  float squares[TILE_COLUMNS];
+  store(squares, sums[0]);
+  store(squares + LANES, sums[1]);
+  for (int64_t c = 0; c < TILE_COLUMNS; ++c) strip.squares[c] += static_cast<double>(squares[c]);
 }
 
-inline float norm_of_row(const NormTask& task, int64_t n, const NormScratch& scratch) {
-  const int64_t rank = task.adapter.rank;
-  const double scaling = static_cast<double>(task.adapter.scaling);
-  double square = square_and_dots(task, n, scratch);
-  read_wide(task.adapter.b, n, scratch.b);
-  for (int64_t i = 0; i < rank; ++i) {
-    double gram_dot = 0;
-    add_wide_dots<1>(scratch.b, scratch.gram + i * rank, 0, rank, &gram_dot);
-    square += scaling * scratch.b[i] * (2 * scratch.dots[i] + scaling * gram_dot);
+template <int HEIGHT = TILE_ROWS>
+inline void add_squares_of_tile(int64_t height, const float* a, const float* weight,
+                                NormStrip& strip) {
+  if constexpr (HEIGHT > 1) {
+    if (height < HEIGHT) return add_squares_of_tile<HEIGHT - 1>(height, a, weight, strip);
   }
-  return static_cast<float>(std::sqrt(std::max(square, 0.0)));
+  add_squares<HEIGHT>(a, weight, strip);
+}
+
+// norm[column ... column + TILE_COLUMNS), from the tiles of a^T.
+inline void norm_of_strip(const NormTask& task, const LeftTiles& a, int64_t column,
+                          NormStrip& strip) {
+  static_assert(DEPTH % TILE_ROWS == 0, "a tile meets one panel");
+  const TransposedDensePanels b{{task.adapter.b}};
+  for (int64_t first = 0; first < strip.rank; first += DEPTH) {
+    b.pack(first, std::min(DEPTH, strip.rank - first), column, strip.b + first * TILE_COLUMNS);
+  }
+  std::fill(strip.squares, strip.squares + TILE_COLUMNS, 0.0);
+  for (int64_t first = 0; first < a.rows; first += DEPTH) {
+    const int64_t depth = std::min(DEPTH, a.rows - first);
+    TransposedWeightPanels{task.weight}.pack(first, depth, column, strip.weight);
+    for (int64_t row = 0; row < depth; row += TILE_ROWS) {
+      const int64_t tile = (first + row) / TILE_ROWS;
+      add_squares_of_tile(a.height(tile), a.tile(tile), strip.weight + row * TILE_COLUMNS, strip);
+    }
+  }
+  const int64_t count = std::min(TILE_COLUMNS, task.weight.n - column);
+  for (int64_t c = 0; c < count; ++c) {
+    task.norm[column + c] = static_cast<float>(std::sqrt(strip.squares[c]));
+  }
 }
 
 inline void dora_column_norm(const NormTask& task, int num_threads) {
   const int64_t n = task.weight.n, k = task.weight.k, rank = task.adapter.rank;
-  const int threads = threads_for_product(2 * rank, n, k, num_threads);
-  const auto doubles = [](int64_t count) { return Workspace::padded(2 * count); };
-  const int64_t a_size = doubles(rank * k), gram_size = doubles(rank * rank), row = doubles(rank);
-  Workspace workspace(a_size + gram_size + threads * 2 * row);
-  const auto take = [&](int64_t size) { return reinterpret_cast<double*>(workspace.take(size)); };
-  double *a = take(a_size), *gram = take(gram_size), *rows = take(threads * 2 * row);
+  const int threads = threads_for_product(rank, n, k, num_threads);
+  const int64_t a_size = Workspace::padded(rank * k);
+  const int64_t strip_size = Workspace::padded(NormStrip::size(rank));
+  Workspace workspace(2 * a_size + threads * strip_size);
+  float *a = workspace.take(a_size), *a_tiles = workspace.take(a_size);
+  float* strips = workspace.take(threads * strip_size);
   parallel(threads, [&](const Team& team) {
-    double* own = rows + team.thread * row;  // Two rows of floats are one of doubles.
-    const NormScratch scratch{a, gram, own, own + row / 2};
-    const Range ranks = team.share_of(rank, 1), own_rows = team.share_of(n, 1);
-    for (int64_t i = ranks.first; i < ranks.last; ++i) read_wide(task.adapter.a, i, a + i * k);
-    team.wait();
-    std::fill(gram + ranks.first * rank, gram + ranks.last * rank, 0.0);
+    float* own = strips + team.thread * strip_size;
+    NormStrip strip{own, own + DEPTH * TILE_COLUMNS, rank, task.adapter.scaling, {}};
+    const LeftTiles tiles{a_tiles, k, rank};
+    const Range ranks = team.share_of(rank, 1), columns = team.share_of(n, TILE_COLUMNS);
     for (int64_t i = ranks.first; i < ranks.last; ++i) {
-      add_wide_dots(a + i * k, a, k, k, rank, gram + i * rank);
+      DenseRows{task.adapter.a}.read(i, 0, k, a + i * k);
     }
+    pack_left_transposed(a, ranks, tiles);
     team.wait();
-    for (int64_t i = own_rows.first; i < own_rows.last; ++i) {
-      task.norm[i] = norm_of_row(task, i, scratch);
+    for (int64_t column = columns.first; column < columns.last; column += TILE_COLUMNS) {
+      norm_of_strip(task, tiles, column, strip);
     }
   });
 }

@@ -7,6 +7,7 @@ template <int HEIGHT>
 [[gnu::noinline]] void multiply_tile(const float* left, const float* panel, int64_t depth,
                                      float* sums) {
   Floats tile[HEIGHT][2];
+#pragma GCC unroll 8
   for (int i = 0; i < HEIGHT; ++i) tile[i][0] = tile[i][1] = zeros();
 #pragma GCC unroll 4
   for (int64_t d = 0; d < depth; ++d, left += HEIGHT, panel += TILE_COLUMNS) {
@@ -18,6 +19,7 @@ template <int HEIGHT>
       tile[i][1] = fused_multiply_add(factor, right1, tile[i][1]);
     }
   }
+#pragma GCC unroll 8
   for (int i = 0; i < HEIGHT; ++i, sums += TILE_COLUMNS) {
     store(sums, load(sums) + tile[i][0]);
     store(sums + LANES, load(sums + LANES) + tile[i][1]);

@@ -47,13 +47,18 @@ def test_factors_may_be_16_bit_and_strided(backend: str, dtype: torch.dtype):
 
 
 def test_the_update_may_nearly_undo_the_weight(backend: str):
-    """`s B A = -(1 - 1e-4) W` for a W of the adapter's rank: what is left is 1e-4 of each term."""
-    w = torch.randn(12, 4) @ torch.randn(4, 64)
-    q = qk.quantize(w, "int8")
-    u, s, v = torch.linalg.svd(qk.dequantize(q).double(), full_matrices=False)
-    a, b = v.float(), (-(1 - 1e-4) / 0.5 * u * s).float()
+    """`s B A = -(1 - 1e-4) W` for a W of the adapter's rank: what is left is 1e-4 of each term.
+
+    Many weights, since all rows of one err in the same direction, plain torch's too.
+    """
     rule = ErrorRule(torch.float32)
-    judge(rule, "cancelled", q, qk.Adapter(a, b, 0.5))
+    for seed in range(40):
+        random = torch.Generator().manual_seed(seed)
+        w = torch.randn(12, 4, generator=random) @ torch.randn(4, 64, generator=random)
+        q = qk.quantize(w, "int8")
+        u, s, v = torch.linalg.svd(qk.dequantize(q).double(), full_matrices=False)
+        a, b = v.float(), (-(1 - 1e-4) / 0.5 * u * s).float()
+        judge(rule, f"cancelled {seed}", q, qk.Adapter(a, b, 0.5))
     rule.check()
 
 

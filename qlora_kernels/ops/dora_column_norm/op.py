@@ -2,8 +2,9 @@
 
     norm[n]^2 = |W_n|^2 + 2 s <W_n A^T, B_n> + s^2 <B_n A A^T, B_n>
 
-W_n [k] and B_n [rank] are rows; the product with A decodes W once, and the squares of W ride on it.
-Where `s B A` nears `-W` the three terms cancel, so they are summed in double precision. "Column
+W_n [k] and B_n [rank] are rows. Two ways cost the same n k rank multiplications and one decoding of
+W: the terms above, summed in double since they cancel where `s B A` nears `-W` (reference); or
+a few entries of the sum at a time, squared in registers as soon as they are there (cpu). "Column
 norm" is the paper's word: it writes W as [in, out]. Source: DoRA (arXiv 2402.09353, equation 5).
 """
 
