@@ -136,14 +136,15 @@ void qlora_linear_forward(py::handle x, const py::list& layers, int num_threads)
   without_gil([&](const auto& kernels) { kernels.forward(task, checked(num_threads)); });
 }
 
-// `layers`: tuples (dy, weight, (adapter, seed), gradients) of layers that read x; `gradients` has
-// attributes a, b and bias: a tensor to fill, or None where not wanted. dx is None or their sum.
+// `layers`: tuples (dy, weight, (adapter, seed), (output_scale, scaled), gradients) of layers that
+// read x; `gradients` has attributes a, b, bias and output_scale: a tensor to fill, or None where
+// not wanted. dx is None or their sum.
 void qlora_linear_backward(py::handle x, py::handle dx, const py::list& layers, int num_threads) {
   expect_some(layers);
   cpu::BackwardTask task;
   for (const py::handle item : layers) {
-    const auto [dy, weight, adapter_and_seed, gradients] =
-        item.cast<std::tuple<py::object, const Weight*, py::tuple, py::object>>();
+    const auto [dy, weight, adapter_and_seed, scale_and_scaled, gradients] =
+        item.cast<std::tuple<py::object, const Weight*, py::tuple, py::tuple, py::object>>();
     const TensorView incoming = view(dy, "dy");
     const int64_t m = rows_of(incoming), n = weight->view.n, k = weight->view.k;
     cpu::BackwardLayer& layer = task.layers.emplace_back();
@@ -156,8 +157,21 @@ void qlora_linear_backward(py::handle x, py::handle dx, const py::list& layers, 
     };
     layer.da = wanted("a", layer.adapter.rank, k);
     layer.db = wanted("b", n, layer.adapter.rank);
-    const py::object bias = gradients.attr("bias");
-    if (!bias.is_none()) layer.dbias = view(bias, "bias").output_row(n);
+    const auto wanted_row = [&](const char* name) {
+      const py::object tensor = gradients.attr(name);
+      return tensor.is_none() ? OutputView{} : view(tensor, name).output_row(n);
+    };
+    layer.dbias = wanted_row("bias");
+    layer.dscale = wanted_row("output_scale");
+    const py::object output_scale = scale_and_scaled[0];
+    if (!output_scale.is_none()) {
+      const TensorView scale = view(output_scale, "output_scale");
+      scale.expect_shape({n});
+      layer.output_scale = scale.as<float>();
+    }
+    if (layer.dscale.data != nullptr) {
+      layer.scaled = view(scale_and_scaled[1], "scaled").matrix(m, n);
+    }
     if (layer.da.data != nullptr || layer.db.data != nullptr) task.x = view(x, "x").matrix(m, k);
     if (!dx.is_none()) task.dx = view(dx, "dx").output(m, k);
     if (m != task.layers.front().dy.rows) incoming.expect_shape({task.layers.front().dy.rows, n});

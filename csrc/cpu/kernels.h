@@ -69,7 +69,9 @@ struct BackwardLayer {
   MatrixView dy;  // [m, n]
   WeightView weight;
   AdapterView adapter;
-  OutputView da, db, dbias;  // [rank, k], [n, rank], [1, n]
+  const float* output_scale = nullptr;  // g [n] or null: 1
+  MatrixView scaled;                    // [m, n]: what dscale multiplies dy with
+  OutputView da, db, dbias, dscale;     // [rank, k], [n, rank], [1, n], [1, n]
 };
 
 // dx is the sum over the layers.

@@ -25,11 +25,15 @@ struct LeftTiles {
   float* tile(int64_t index) const { return data + index * TILE_ROWS * depth; }
 };
 
-// Rows [first_row, ...) of a matrix, with dropout where asked for: element index = flat index.
+// Rows [first_row, ...) of a matrix, with dropout where asked for: element index = flat index; and
+// with a factor for each column.
 struct DenseRows {
   MatrixView matrix;
   int64_t first_row = 0;
   const Dropout* dropout = nullptr;
+  const float* scale = nullptr;
+
+  bool is_plain() const { return dropout == nullptr && scale == nullptr; }
 
   // target[0, count) = elements [column, column + count) of the row, in fp32.
   void read(int64_t row, int64_t column, int64_t count, float* target) const {
@@ -38,6 +42,9 @@ struct DenseRows {
       const auto* data = static_cast<decltype(tag)>(const_cast<void*>(matrix.data));
       convert(target, data + row * matrix.stride + column, count);
     });
+    if (scale != nullptr) {
+      for (int64_t i = 0; i < count; ++i) target[i] *= scale[column + i];
+    }
     if (dropout == nullptr) return;
     float factors[DEPTH];
     const int64_t index = row * matrix.columns + column;
@@ -79,7 +86,7 @@ struct DensePanels {
 
   void pack(int64_t first, int64_t depth, int64_t column, float* panel) const {
     const int64_t count = std::min(TILE_COLUMNS, source.matrix.columns - column);
-    if (count == TILE_COLUMNS && source.dropout == nullptr) {
+    if (count == TILE_COLUMNS && source.is_plain()) {
       return dispatch(source.matrix.type,
                       [&](auto* tag) { copy_rows(tag, first, depth, column, panel); });
     }

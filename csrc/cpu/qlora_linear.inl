@@ -34,7 +34,7 @@ inline void for_row_blocks(int64_t m, int64_t rows_each, const Strip& strip, con
 
 // fp32 scratch that holds a row-major matrix of the row block.
 inline DenseRows as_rows(const float* data, int64_t rows, int64_t columns) {
-  return {{data, ElementType::float32, rows, columns, columns}, 0, nullptr};
+  return {{data, ElementType::float32, rows, columns, columns}};
 }
 
 // Multiplies this thread's rows of h or dh by scaling, and by the mask if it falls on the rank.

@@ -1,6 +1,8 @@
 // dh = s (dy b) o mask            dx = dy W + dh a          (dropout on the input: (dh a) o mask)
 // da = dh^T x  (or drop(x))       db = dy^T h               dbias = column sums of dy
 //
+// With an output scale g, g dy stands for dy but in dbias, and dscale = column sums of dy * scaled.
+//
 // Row blocks as in forward. The threads share the rows for dh and h, then the columns of every
 // output, so that no sum is split between threads: results do not depend on their number.
 
@@ -8,7 +10,7 @@
 // transposed, [rank, n].
 struct GradientSums {
   float *da, *db;
-  double* dbias;
+  double *dbias, *dscale;
 };
 
 // The matrices of one layer that the threads share during a row block.
@@ -32,6 +34,7 @@ inline void clear_sums(const BackwardLayer& layer, const GradientSums& sums) {
   if (is_needed(layer.da)) std::fill_n(sums.da, rank * k, 0.0f);
   if (is_needed(layer.db)) std::fill_n(sums.db, rank * n, 0.0f);
   if (is_needed(layer.dbias)) std::fill_n(sums.dbias, n, 0.0);
+  if (is_needed(layer.dscale)) std::fill_n(sums.dscale, n, 0.0);
 }
 
 inline void backward_rows(const BackwardLayer& layer, const BackwardTask& task,
@@ -42,7 +45,9 @@ inline void backward_rows(const BackwardLayer& layer, const BackwardTask& task,
   const int64_t num_rows = block.num_rows, rank = adapter.rank;
   const bool reads_dy = is_needed(task.dx) || is_needed(layer.da);
   const LeftTiles dy{own.dy, num_rows, layer.weight.n};
-  if (reads_dy) pack_left(block.of(layer.dy), rows, dy);
+  if (reads_dy) {
+    pack_left({layer.dy, block.first_row, nullptr, layer.output_scale}, rows, dy);
+  }
   if (reads_dy && rank > 0) {
     project_to_rank(block, adapter, dy, DensePanels{{adapter.b}}, shared.projected);
     pack_left(as_rows(shared.projected, num_rows, rank), rows, {own.dh_tiles, num_rows, rank});
@@ -75,7 +80,8 @@ inline void backward_dx(const BackwardTask& task, const RowBlock& block,
   for (int64_t column = columns.first; column < columns.last; column += TILE_COLUMNS) {
     begin_strip(strip, block.num_rows, start);
     for (size_t i = 0; i < task.layers.size(); ++i) {
-      const auto& [dy, weight, adapter, da, db, dbias] = task.layers[i];
+      const WeightView& weight = task.layers[i].weight;
+      const AdapterView& adapter = task.layers[i].adapter;
       const LayerScratch& own = scratch.layers[i];
       const LeftTiles dh_tiles{own.dh_tiles, block.num_rows, adapter.rank};
       const DensePanels a{{adapter.a}};
@@ -110,15 +116,20 @@ inline void add_gradient(const Strip& strip, const LeftTiles& left, const DenseR
   }
 }
 
-// In double: a float sum over thousands of rows would err more than torch's pairwise one.
-inline void add_column_sums(const DenseRows& source, int64_t num_rows, Range columns,
-                            double* sums) {
-  float values[DEPTH];
+// sums[c] += the sum over the rows of source, or of its products with `other` if that has data. In
+// double: a float sum over thousands of rows would err more than torch's pairwise one.
+inline void add_column_sums(const DenseRows& source, const DenseRows& other, int64_t num_rows,
+                            Range columns, double* sums) {
+  float values[DEPTH], factors[DEPTH];
+  std::fill(factors, factors + DEPTH, 1.0f);
   for (int64_t column = columns.first; column < columns.last; column += DEPTH) {
     const int64_t count = std::min(DEPTH, columns.last - column);
     for (int64_t row = 0; row < num_rows; ++row) {
       source.read(row, column, count, values);
-      for (int64_t c = 0; c < count; ++c) sums[column + c] += static_cast<double>(values[c]);
+      if (other.matrix.data != nullptr) other.read(row, column, count, factors);
+      for (int64_t c = 0; c < count; ++c) {
+        sums[column + c] += static_cast<double>(values[c]) * static_cast<double>(factors[c]);
+      }
     }
   }
 }
@@ -136,7 +147,10 @@ inline void backward_columns(const BackwardLayer& layer, const MatrixView& x, co
   if (is_needed(layer.db)) {
     add_gradient(block.strip, {own.h_transposed, rank, num_rows}, dy, own_n, own.sums.db);
   }
-  if (is_needed(layer.dbias)) add_column_sums(dy, num_rows, own_n, own.sums.dbias);
+  if (is_needed(layer.dbias)) add_column_sums(dy, {}, num_rows, own_n, own.sums.dbias);
+  if (is_needed(layer.dscale)) {
+    add_column_sums(dy, block.of(layer.scaled), num_rows, own_n, own.sums.dscale);
+  }
 }
 
 // Calls body with a typed pointer to the gradient, if it is needed.
@@ -144,6 +158,15 @@ template <class Body>
 inline void fill(const OutputView& out, const Body& body) {
   if (!is_needed(out)) return;
   dispatch(out.type, [&](auto* tag) { body(static_cast<decltype(tag)>(out.data)); });
+}
+
+inline void store_column_sums(const OutputView& out, const double* sums, Range columns) {
+  fill(out, [&](auto* target) {
+    for (int64_t column = columns.first; column < columns.last; ++column) {
+      const float sum = static_cast<float>(sums[column]);
+      convert(target + column, &sum, 1);
+    }
+  });
 }
 
 // Rounds the finished sums of this thread's columns into the gradients.
@@ -160,16 +183,15 @@ inline void store_gradients(const BackwardLayer& layer, const GradientSums& sums
   });
   fill(layer.db, [&](auto* out) {
     for (int64_t row = own_n.first; row < own_n.last; ++row) {
-      for (int64_t r = 0; r < rank; ++r)
-        convert(out + row * rank + r, sums.db + r * num_n + row, 1);
+      const float scale = layer.output_scale == nullptr ? 1.0f : layer.output_scale[row];
+      for (int64_t r = 0; r < rank; ++r) {
+        const float sum = scale * sums.db[r * num_n + row];
+        convert(out + row * rank + r, &sum, 1);
+      }
     }
   });
-  fill(layer.dbias, [&](auto* out) {
-    for (int64_t row = own_n.first; row < own_n.last; ++row) {
-      const float sum = static_cast<float>(sums.dbias[row]);
-      convert(out + row, &sum, 1);
-    }
-  });
+  store_column_sums(layer.dbias, sums.dbias, own_n);
+  store_column_sums(layer.dscale, sums.dscale, own_n);
 }
 
 // What backward needs of scratch memory, and which part of it is whose.
@@ -204,8 +226,12 @@ struct BackwardSizes {
     float* const h_transposed = part(is_needed(layer.db) ? h_size : 0);
     float* const da = part(is_needed(layer.da) ? rank * k : 0);
     float* const db = part(is_needed(layer.db) ? rank * n : 0);
-    float* const dbias = part(is_needed(layer.dbias) ? 2 * n : 0);  // doubles
-    return {dy, dh_tiles, dh_transposed, h_transposed, {da, db, reinterpret_cast<double*>(dbias)}};
+    const auto doubles = [&](const OutputView& out) {
+      return reinterpret_cast<double*>(part(is_needed(out) ? 2 * n : 0));
+    };
+    double* const dbias = doubles(layer.dbias);
+    double* const dscale = doubles(layer.dscale);
+    return {dy, dh_tiles, dh_transposed, h_transposed, {da, db, dbias, dscale}};
   }
 
   // Of all layers together.

@@ -10,7 +10,7 @@ from ops.linear_formula import judge
 from qlora_kernels import native
 from qlora_kernels.formats import Adapter
 from qlora_kernels.ops.qlora_linear import native_kernel
-from qlora_kernels.ops.qlora_linear.call import Gradients, Needs
+from qlora_kernels.ops.qlora_linear.call import Gradients, Layer, Needs
 from qlora_kernels.testing.cases import (
     DORA_CASES,
     FLOAT_DTYPES,
@@ -59,8 +59,11 @@ def test_outputs_stay_inside_their_memory(isa: str, dtype: torch.dtype):
                 memory.empty((case.rank, case.k), dtype, offset=1) if case.rank else None,
                 memory.empty((case.n, case.rank), dtype, offset=1) if case.rank else None,
                 memory.empty((case.n,), dtype, offset=1),
+                memory.empty((case.n,), offset=1),
             )
-            kernels.qlora_linear_backward(p.x, dx, [(p.dy, weight, adapter, gradients)], 3)
+            scale_and_scaled = (torch.ones(case.n), p.dy)
+            layer = (p.dy, weight, adapter, scale_and_scaled, gradients)
+            kernels.qlora_linear_backward(p.x, dx, [layer], 3)
             for out in (y, dx, *gradients):
                 assert out is None or out.isfinite().all(), f"{case}: unwritten, or from beyond"
 
@@ -93,14 +96,14 @@ def fenced(tensor: torch.Tensor) -> torch.Tensor:
 def test_what_is_not_needed_is_not_computed(isa: str, dtype: torch.dtype):
     """Each gradient alone has the bits that it has beside the others."""
     p = linear_problem(LinearCase(40, 65, 127, rank=8, bias=True, dropout=0.2), dtype)
-    seed = torch.tensor(p.seed)
+    layer = Layer(p.q, p.adapter, torch.tensor(p.seed), torch.linspace(0.5, 2, 65))
 
     def gradients(*needs: bool) -> Gradients:
-        return native_kernel.backward(p.dy, p.x, p.q, p.adapter, seed, Needs(*needs))
+        return native_kernel.backward_group([p.dy], p.x, [layer], [Needs(*needs)], [p.dy])[0]
 
-    together = gradients(True, True, True, True)
+    together = gradients(True, True, True, True, True)
     for i, name in enumerate(Gradients._fields):
-        alone = gradients(*(j == i for j in range(4)))
+        alone = gradients(*(j == i for j in range(5)))
         assert torch.equal(getattr(alone, name), getattr(together, name))
         assert all(getattr(alone, other) is None for other in Gradients._fields if other != name)
 

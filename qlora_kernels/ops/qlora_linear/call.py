@@ -24,15 +24,17 @@ class Needs(NamedTuple):
     a: bool
     b: bool
     bias: bool
+    output_scale: bool = False
 
 
 class Gradients(NamedTuple):
-    """Gradients of x, a, b and bias; None where not wanted."""
+    """Gradients of x, a, b, bias and output_scale; None where not wanted."""
 
     x: torch.Tensor | None
     a: torch.Tensor | None
     b: torch.Tensor | None
     bias: torch.Tensor | None
+    output_scale: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,7 @@ import torch
 from qlora_kernels import native
 from qlora_kernels.formats import Adapter, Base, QuantizedTensor
 from qlora_kernels.ops.qlora_linear.call import Gradients, Layer, Needs
+from qlora_kernels.ops.qlora_linear.output_scale import factor_of_gradient
 
 BACKEND = "cpu"
 
@@ -45,9 +46,7 @@ def forward_group(x: torch.Tensor, layers: Sequence[Layer]) -> list[torch.Tensor
     views = []
     for layer, y in zip(layers, outputs, strict=True):
         bias = None if layer.bias is None else layer.bias.detach().to(x.dtype).contiguous()
-        scale = layer.output_scale
-        scale = None if scale is None else scale.detach().float().contiguous()
-        views.append((native.weight(layer.base), _adapter(layer), (bias, scale), y))
+        views.append((native.weight(layer.base), _adapter(layer), (bias, _scale(layer)), y))
     native.cpu().qlora_linear_forward(x.contiguous(), views, torch.get_num_threads())
     return outputs
 
@@ -61,7 +60,7 @@ def backward(
     needs: Needs,
 ) -> Gradients:
     """`dx = dy W + dh A`, `da = dh^T x`, `db = s dy^T h`, `dbias = sum dy`, with `dh = s dy B`."""
-    return backward_group([dy], x, [Layer(base, adapter, seed)], [needs])[0]
+    return backward_group([dy], x, [Layer(base, adapter, seed)], [needs], [None])[0]
 
 
 def backward_group(
@@ -69,25 +68,47 @@ def backward_group(
     x: torch.Tensor,  # [m, k]
     layers: Sequence[Layer],
     needs: Sequence[Needs],
+    scaled: Sequence[torch.Tensor | None],  # g u of each, [m, n_i], where g wants a gradient
 ) -> list[Gradients]:
     """Gradients of every layer; that of x is their sum, and stands with the first layer's."""
     dx = x.new_empty(x.shape) if any(need.x for need in needs) else None
-    gradients, views, reads_x = [], [], False
-    for dy, layer, need in zip(dys, layers, needs, strict=True):
+    gradients, views, divisors, reads_x = [], [], [], False
+    for dy, layer, need, gu in zip(dys, layers, needs, scaled, strict=True):
         adapter = layer.adapter
         da = torch.empty_like(adapter.a, memory_format=_PACKED) if adapter and need.a else None
         db = torch.empty_like(adapter.b, memory_format=_PACKED) if adapter and need.b else None
         dbias = dy.new_empty(layer.base.shape[0]) if need.bias else None
-        gradients.append(Gradients(None, da, db, dbias))
-        views.append((dy.contiguous(), native.weight(layer.base), _adapter(layer), gradients[-1]))
+        factor = divisor = dscale = None
+        if need.output_scale and gu is not None:
+            factor, divisor = factor_of_gradient(forward, x, layer, gu)
+            factor, dscale = factor.contiguous(), factor.new_empty(dy.shape[1], dtype=torch.float32)
+        gradients.append(Gradients(None, da, db, dbias, dscale))
+        divisors.append(divisor)
+        views.append(
+            (
+                dy.contiguous(),
+                native.weight(layer.base),
+                _adapter(layer),
+                (_scale(layer), factor),
+                gradients[-1],
+            )
+        )
         reads_x |= da is not None or db is not None
     native.cpu().qlora_linear_backward(
         x.contiguous() if reads_x else None, dx, views, torch.get_num_threads()
     )
+    for gradient, divisor in zip(gradients, divisors, strict=True):
+        if divisor is not None and gradient.output_scale is not None:
+            gradient.output_scale.div_(divisor)
     return [gradients[0]._replace(x=dx), *gradients[1:]]
 
 
 _PACKED = torch.contiguous_format
+
+
+def _scale(layer: Layer) -> torch.Tensor | None:
+    scale = layer.output_scale
+    return None if scale is None else scale.detach().float().contiguous()
 
 
 def _adapter(layer: Layer) -> tuple[Adapter | None, torch.Tensor | None]:

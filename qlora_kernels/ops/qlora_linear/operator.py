@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from qlora_kernels.dispatch import Room, define
-from qlora_kernels.ops.qlora_linear import native_kernel, reference, triton_kernel
+from qlora_kernels.ops.qlora_linear import native_kernel, output_scale, reference, triton_kernel
 from qlora_kernels.ops.qlora_linear.call import NAMES, SCHEMA, Gradients, Layer, Needs, layers_of
 
 ROOM = Room("qlora_linear", native_kernel, triton_kernel, reference)
@@ -68,23 +68,11 @@ def _fake_forward(x: torch.Tensor, *arguments: Any) -> list[torch.Tensor]:
 def _backward(count: int, *arguments: Any) -> tuple[torch.Tensor, ...]:
     """dx, then da, db, d output_scale and dbias of each layer."""
     dys, scaled, needs_x, wanted, x, layers = _take_backward_apart(count, arguments)
-    rows = _rows(x)
-    grown: list[tuple[torch.Tensor | None, torch.Tensor | None]] = []
-    needs = []
-    for i, layer in enumerate(layers):
-        dscale = dbias = None
-        if wanted[i].output_scale:
-            dscale = _output_scale_gradient(rows, layer, dys[i], scaled[i])
-        if layer.output_scale is not None:
-            dbias = dys[i].sum(dim=0) if wanted[i].bias else None
-            dys[i] = (dys[i] * layer.output_scale).to(dys[i].dtype)
-        grown.append((dscale, dbias))
-        in_kernel = wanted[i].bias and layer.output_scale is None
-        needs.append(Needs(needs_x, wanted[i].a, wanted[i].b, in_kernel))
-    gradients = _kernel_gradients(dys, rows, layers, needs)
+    needs = [Needs(needs_x, want.a, want.b, want.bias, want.output_scale) for want in wanted]
+    gradients = _kernel_gradients(dys, _rows(x), layers, needs, scaled)
     parts = [gradients[0].x if gradients[0].x is None else gradients[0].x.view(x.shape)]
-    for g, (dscale, dbias) in zip(gradients, grown, strict=True):
-        parts += [g.a, g.b, dscale, g.bias if dbias is None else dbias]
+    for g in gradients:
+        parts += [g.a, g.b, g.output_scale, g.bias]
     # An operator cannot return None, so what is not wanted comes back empty.
     return tuple(x.new_empty(0) if part is None else part for part in parts)
 
@@ -94,37 +82,21 @@ def _kernel_gradients(
     rows: torch.Tensor,
     layers: Sequence[Layer],
     needs: Sequence[Needs],
+    scaled: Sequence[torch.Tensor | None],
 ) -> list[Gradients]:
     """Of each layer; the first one's `x` is the sum over the layers."""
     kernels = _kernels(rows, layers)
     if group := _shared(kernels, "backward_group"):
-        return list(group(dys, rows, layers, needs))
-    gradients: list[Gradients] = [
-        kernel.backward(dy, rows, layer.base, layer.adapter, layer.seed, need)
-        for kernel, dy, layer, need in zip(kernels, dys, layers, needs, strict=True)
+        return list(group(dys, rows, layers, needs, scaled))
+    calls = zip(kernels, dys, layers, needs, scaled, strict=True)
+    gradients = [
+        output_scale.backward(kernel, dy, rows, layer, need, gu)
+        for kernel, dy, layer, need, gu in calls
     ]
     dx = gradients[0].x
     for other in gradients[1:]:
         dx = dx if dx is None or other.x is None else dx + other.x
     return [gradients[0]._replace(x=dx), *gradients[1:]]
-
-
-# Below it a product with g may leave float16's range.
-_ERASING = 2.0**-10
-
-
-def _output_scale_gradient(
-    rows: torch.Tensor, layer: Layer, dy: torch.Tensor, scaled: torch.Tensor
-) -> torch.Tensor:
-    """`sum dy * u` over the rows, from the saved `g * u`; u once more where g has erased it."""
-    g = layer.output_scale
-    assert g is not None
-    if (g.abs() < _ERASING).any():
-        [kernel] = _kernels(rows, [layer])
-        u = kernel.forward(rows, layer.base, layer.adapter, None, layer.seed, None)
-        gradient: torch.Tensor = (dy * u.to(g.dtype)).sum(dim=0)
-        return gradient
-    return (dy * scaled.reshape(-1, layer.out_features).to(g.dtype)).sum(dim=0) / g
 
 
 def _take_backward_apart(count: int, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
