@@ -16,6 +16,7 @@ import torch
 from qlora_kernels import native
 from qlora_kernels.checks import InputError, check_choice
 from qlora_kernels.gpu.availability import triton_refusal
+from qlora_kernels.native import telling_stale
 
 LIBRARY = torch.library.Library("qlora_kernels", "DEF")
 
@@ -100,7 +101,7 @@ def define(
     name = schema.partition("(")[0]
     LIBRARY.define(schema)
     for device in ("CPU", "CUDA"):
-        LIBRARY.impl(name, run, device)
+        LIBRARY.impl(name, telling_stale(run), device)
     LIBRARY._register_fake(name, fake)
     if autograd is not None:
         LIBRARY.impl(name, autograd, "Autograd")

@@ -8,8 +8,8 @@ varies, so the one whose functions torch calls is looked up, and made visible be
 import ctypes
 import importlib
 import os
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Callable, Iterator
+from functools import cache, wraps
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,13 @@ import torch
 
 from qlora_kernels.errors import InputError
 from qlora_kernels.formats.codebooks import FORMATS, dynamic_map
+
+# How pybind11 and Python say that a function of the module is another one, or is not there.
+_MARKS_OF_STALE = (
+    "incompatible function arguments",
+    "incompatible constructor arguments",
+    "'qlora_kernels._cpu' has no attribute",
+)
 
 
 def cpu() -> Any:
@@ -42,6 +49,27 @@ def tables(format_name: str, ratios: tuple[float, ...] = ()) -> Any:
 def weight(q: Any) -> Any:
     """A QuantizedTensor as kernels take it: a view, valid while q lives."""
     return cpu().Weight(q, tables(q.format))
+
+
+def telling_stale(run: Callable[..., Any]) -> Callable[..., Any]:
+    """`run`, which calls native kernels; where these are older than the Python that calls them,
+    one sentence instead of pybind11's page about arguments.
+    """
+
+    @wraps(run)
+    def running(*arguments: Any, **named: Any) -> Any:
+        try:
+            return run(*arguments, **named)
+        except (TypeError, AttributeError) as error:
+            told = str(error)
+            if any(mark in told for mark in _MARKS_OF_STALE):
+                raise InputError(
+                    "native: qlora_kernels._cpu should be built from the sources beside it, was "
+                    "built from others (rebuild it: pip install --no-deps --editable .)"
+                ) from error
+            raise
+
+    return running
 
 
 @cache

@@ -1,6 +1,7 @@
 """The `qlora` command: picks the subcommand, imports only that one, turns bad input into one line.
 
-Exit codes: 0 done, 1 an unexpected error (with its traceback), 2 bad input, 130 interrupted.
+Exit codes: 0 done, 1 an unexpected error (with its traceback), 2 bad input, 130 interrupted, 141
+whoever read the output has gone (`qlora generate ... | head`).
 """
 
 import argparse
@@ -87,6 +88,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # the bar of GGUF files; read at tqdm's import
     try:
+        try:
+            return _run_told(words)
+        finally:
+            sys.stdout.flush()  # a reader that has gone is told here, not when Python ends
+    except BrokenPipeError:
+        _write_nowhere()
+        return 141
+
+
+def _run_told(words: list[str]) -> int:
+    """Run; what is expected to go wrong is told in one line."""
+    try:
         return _run(words)
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in EXTRA:
@@ -104,6 +117,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"qlora: {error}", file=sys.stderr)
         return 2
+
+
+def _write_nowhere() -> None:
+    """Let what is still buffered vanish: Python flushes it at its end, and would complain."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def _run(words: list[str]) -> int:

@@ -1,5 +1,6 @@
 """The command line: help that teaches, one line for bad input, exit codes for programs."""
 
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -98,3 +99,25 @@ def test_bad_words_are_one_line_and_exit_code_2(command, capsys, words, message)
     assert exit_of(*words.split()) == 2
     text = capsys.readouterr().err
     assert message in text and text.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "pass",
+        "cli._run = lambda words: print('much' * 99999)",
+        "cli._run = lambda words: [print('line', flush=True) for _ in range(9)]",
+        "cli._run = lambda words: print('more', file=sys.stderr)",
+    ],
+    ids=["help", "much at once", "line by line", "to the other stream"],
+)
+def test_a_reader_that_has_gone_ends_it_without_a_traceback(program: str):
+    reading, writing = os.pipe()
+    os.close(reading)
+    program = f"import sys; from qlora import cli; {program}; sys.exit(cli.main(['--help']))"
+    ended = subprocess.run(
+        [sys.executable, "-c", program], stdout=writing, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writing)
+    assert "Traceback" not in ended.stderr and "BrokenPipe" not in ended.stderr
+    assert ended.returncode in (0, 141)  # argparse hides the error of an unbuffered stream

@@ -1,6 +1,10 @@
 """What the tests run is this tree, and its extension is no older than its sources."""
 
 from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
 
 import qlora
 import qlora_kernels
@@ -19,3 +23,25 @@ def test_the_native_kernels_are_built_from_these_sources():
     sources = [file for file in files() if file.parts[0] == "csrc"]
     newer = [str(file) for file in sources if (ROOT / file).stat().st_mtime > built]
     assert not newer, "rebuild: pip install --no-deps --editable ."
+
+
+@pytest.mark.parametrize("name", ["dequantize", "gone"])
+def test_a_module_built_from_other_sources_is_told_in_one_sentence(monkeypatch, name: str):
+    q = qlora_kernels.quantize(torch.randn(4, 64))
+    module = native.cpu()
+    old = ModuleType("qlora_kernels._cpu")  # without any of the functions, or with a wrong one
+    old.Tables, old.Weight = module.Tables, module.Weight
+    if name == "dequantize":
+        old.dequantize = lambda *arguments: module.dequantize(*arguments, "one more")
+    monkeypatch.setattr(native, "cpu", lambda: old)
+    with pytest.raises(qlora_kernels.InputError, match="_cpu should be built from") as told:
+        qlora_kernels.dequantize(q)
+    assert "\n" not in str(told.value)
+
+
+def test_other_errors_of_a_kernel_stay_what_they_are():
+    def run() -> None:
+        raise TypeError("something else")
+
+    with pytest.raises(TypeError, match="something else"):
+        native.telling_stale(run)()
