@@ -39,6 +39,11 @@ def architecture(device: torch.device) -> int:
     return 10 * major + minor
 
 
+def capturing() -> bool:
+    """Whether a CUDA graph is being captured, when nothing may wait for the GPU."""
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+
+
 def misplaced(name: str, tensor: torch.Tensor) -> str | None:
     """Refuse a tensor that kernels cannot reach: on the GPU, or on the CPU when interpreting."""
     if tensor.device.type == ("cpu" if interpreting() else "cuda"):

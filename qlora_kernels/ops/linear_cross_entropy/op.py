@@ -23,10 +23,11 @@ from qlora_kernels.checks import (
     check_shapes,
 )
 from qlora_kernels.dispatch import Room, define
-from qlora_kernels.ops.linear_cross_entropy import reference
+from qlora_kernels.gpu.availability import capturing
+from qlora_kernels.ops.linear_cross_entropy import reference, triton_kernel
 from qlora_kernels.ops.linear_cross_entropy.problem import IGNORE, Problem
 
-ROOM = Room("linear_cross_entropy", reference)
+ROOM = Room("linear_cross_entropy", triton_kernel, reference)
 
 
 def linear_cross_entropy(
@@ -67,17 +68,21 @@ def linear_cross_entropy(
 
 def _run(hidden: torch.Tensor, head: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, ...]:
     problem = Problem(*rest)
-    labels = problem.labels
-    outside = (labels != IGNORE) & ((labels < 0) | (labels >= head.shape[0]))
-    if outside.any():
-        raise InputError(
-            f"linear_cross_entropy: labels should be below the vocabulary's {head.shape[0]} or "
-            f"{IGNORE}, was {labels[outside][0].item()}"
-        )
+    _check_labels(problem.labels, head.shape[0])
     kernel = ROOM.choose(hidden, head, problem)
     results = kernel.linear_cross_entropy(hidden, head, problem)
     # An operator cannot return None, so what is not wanted comes back empty.
     return tuple(hidden.new_empty(0) if t is None else t for t in results)
+
+
+def _check_labels(labels: torch.Tensor, v: int) -> None:
+    """Refuse labels outside the vocabulary; a captured graph does so on the GPU, as it replays."""
+    outside = (labels != IGNORE) & ((labels < 0) | (labels >= v))
+    rule = f"linear_cross_entropy: labels should be below the vocabulary's {v} or {IGNORE}"
+    if capturing():
+        torch._assert_async(~outside.any(), rule)
+    elif outside.any():
+        raise InputError(f"{rule}, was {labels[outside][0].item()}")
 
 
 def _fake(hidden: torch.Tensor, head: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, ...]:
