@@ -20,6 +20,7 @@ from qlora_kernels.nn.embeddings import (
     sharing,
     train_rows,
 )
+from qlora_kernels.nn.peft_names import load_peft_names
 from qlora_kernels.nn.placing import replace_modules
 from qlora_kernels.nn.qlora_linear import ADAPTER_PARTS, QLoRALinear, is_conv1d
 from qlora_kernels.nn.saved_modules import (
@@ -91,6 +92,8 @@ def prepare_model(
     train_biases(model, config.bias)
     if config.share_inputs:
         share_inputs(model)
+    model.register_load_state_dict_pre_hook(load_peft_names)
+    _tell_trainable(model)
     _LOG.info("prepare_model: adapters on %d of %d layers: %s", len(chosen), len(layers), chosen)
     return model
 
@@ -194,6 +197,13 @@ def _check_own_weight(model: nn.Module, name: str, config: QLoRAConfig) -> None:
             f"prepare_model: {name} should have its own weight to be changed, shares "
             f"{others[0]}.weight (untie=True gives it a copy)"
         )
+
+
+def _tell_trainable(model: nn.Module) -> None:
+    """A Trainer refuses what our plug-in for from_pretrained quantized, until it has adapters."""
+    quantizer: Any = getattr(model, "hf_quantizer", None)
+    if type(quantizer).__module__.startswith("qlora_kernels."):
+        quantizer.is_qat_trainable = True
 
 
 def _tell_untied(model: nn.Module) -> None:

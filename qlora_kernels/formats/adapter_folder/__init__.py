@@ -16,14 +16,17 @@ from qlora_kernels.formats.adapter_folder.folder import (
     LayerFactors,
     TokenRows,
 )
-from qlora_kernels.formats.adapter_folder.read import read_adapter_folder
-from qlora_kernels.formats.adapter_folder.write import write_adapter_folder
+from qlora_kernels.formats.adapter_folder.read import PREFIX, WEIGHTS_FILE, read_adapter_folder
+from qlora_kernels.formats.adapter_folder.write import peft_tensors, write_adapter_folder
 
 __all__ = [
+    "PREFIX",
+    "WEIGHTS_FILE",
     "AdapterFolder",
     "AdapterFolderConfig",
     "LayerFactors",
     "TokenRows",
+    "peft_tensors",
     "read_adapter_folder",
     "read_config",
     "write_adapter_folder",

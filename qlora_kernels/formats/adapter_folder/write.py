@@ -41,7 +41,9 @@ def write_adapter_folder(folder: AdapterFolder, path: str | Path) -> None:
         raise InputError(
             "write_adapter_folder: either every layer should have a magnitude or none, some have"
         )
-    tensors = {key: t.detach().cpu().contiguous().clone() for key, t in _tensors(folder).items()}
+    tensors = {
+        key: t.detach().cpu().contiguous().clone() for key, t in peft_tensors(folder).items()
+    }
     metadata = {"format": "pt", DROPOUT_ON_KEY: folder.config.dropout_on}
     fields = peft_fields(folder)
     with whole_folder(path) as temporary:
@@ -113,8 +115,8 @@ def _patterns(values: Mapping[str, _Value], default: _Value) -> dict[str, _Value
     return {f"^{re.escape(n)}": v for n, v in patterns.items()}
 
 
-def _tensors(folder: AdapterFolder) -> dict[str, torch.Tensor]:
-    """Key -> tensor of everything in the folder."""
+def peft_tensors(folder: AdapterFolder) -> dict[str, torch.Tensor]:
+    """Key in adapter_model.safetensors -> tensor of everything in the folder, not copied."""
     found: dict[str, torch.Tensor] = {}
     for ends, group in (
         ((".lora_A.weight", ".lora_B.weight"), folder.layers),

@@ -5,6 +5,7 @@ or 8 bits load from then on.
 """
 
 from qlora_kernels.integrations.transformers.bitsandbytes_folder import load_bitsandbytes
+from qlora_kernels.integrations.transformers.callback import QLoRACallback
 from qlora_kernels.integrations.transformers.quantizer import NF4Config
 
-__all__ = ["NF4Config", "load_bitsandbytes"]
+__all__ = ["NF4Config", "QLoRACallback", "load_bitsandbytes"]

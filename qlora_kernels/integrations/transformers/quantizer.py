@@ -35,6 +35,7 @@ class NF4Quantizer(HfQuantizer):
 
     quantization_config: NF4Config
     is_trainable = True  # with adapters on top: peft's, on qk.integrations.peft
+    is_qat_trainable = False  # without peft's; `prepare_model` sets it, since it brings its own
     serialized_names = {  # noqa: RUF012 (transformers' own shape)
         "weight": [f"weight.{part}" for part in ("codes", *SCALES, "spec")]
     }
