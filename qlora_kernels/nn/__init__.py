@@ -8,6 +8,7 @@ from qlora_kernels.nn.adapter_files import (
 )
 from qlora_kernels.nn.config import QLoRAConfig
 from qlora_kernels.nn.description import Description, describe
+from qlora_kernels.nn.importance import measure_importance
 from qlora_kernels.nn.merging import MergeLoss, merge_adapter, unmerge_adapter
 from qlora_kernels.nn.parameter_groups import parameter_groups
 from qlora_kernels.nn.qlora_linear import QLoRALinear
@@ -30,6 +31,7 @@ __all__ = [
     "describe",
     "disable_adapters",
     "load_adapter",
+    "measure_importance",
     "merge_adapter",
     "parameter_groups",
     "prepare_model",

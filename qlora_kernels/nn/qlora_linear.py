@@ -74,12 +74,18 @@ class QLoRALinear(nn.Linear):
 
     @classmethod
     def from_linear(
-        cls, linear: nn.Module, config: QLoRAConfig, name: str = "", adapt: bool = True
+        cls,
+        linear: nn.Module,
+        config: QLoRAConfig,
+        name: str = "",
+        adapt: bool = True,
+        importance: torch.Tensor | None = None,
     ) -> "QLoRALinear":
         """Quantize an `nn.Linear` (or GPT-2's Conv1D, transposed) and give it a fresh adapter.
 
-        name: the layer's, for the config's patterns. adapt=False leaves the adapter out. Raises
-        InputError for a module that is neither, and for a weight that is not finite.
+        name: the layer's, for the config's patterns. adapt=False leaves the adapter out.
+        importance: see `quantize`. Raises InputError for a module that is neither, and for a weight
+        that is not finite.
         """
         if isinstance(linear, nn.Linear) and not isinstance(linear, cls):
             weight = linear.weight.detach()
@@ -92,7 +98,7 @@ class QLoRALinear(nn.Linear):
         base: Base = weight
         spec = config.spec_of(name)
         if spec is not None:
-            base = quantize(weight, **asdict(spec))
+            base = quantize(weight, **asdict(spec), importance=importance)
         elif not weight.is_meta and not weight.isfinite().all():
             raise InputError("QLoRALinear: weight should be finite, was not")
         bias = None if linear.bias is None else linear.get_parameter("bias")

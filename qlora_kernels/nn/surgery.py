@@ -1,11 +1,12 @@
 """The surgery: every linear layer of a model becomes a QLoRALinear, in place."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, cast
 
+import torch
 from torch import nn
 
 from qlora_kernels.checks import InputError
@@ -39,7 +40,10 @@ Progress = Callable[[int, int, str], None]
 
 
 def prepare_model(
-    model: nn.Module, config: QLoRAConfig, progress: Progress | None = None
+    model: nn.Module,
+    config: QLoRAConfig,
+    progress: Progress | None = None,
+    importance: Mapping[str, torch.Tensor] | None = None,
 ) -> nn.Module:
     """Quantize the linear layers of `model` in place, add adapters, freeze all the rest; returns
     it.
@@ -47,6 +51,8 @@ def prepare_model(
     Every `nn.Linear` (and Conv1D of GPT-2) but the output head becomes a QLoRALinear; those that
     `config.targets` chooses get adapters. What matched is logged at INFO level to "qlora_kernels"
     and told by `describe(model)`. progress(done, total, name) is called after each layer.
+    importance: what `measure_importance` found, by layer name, for formats whose scales are
+    searched; a layer that it does not name is searched without.
 
     Layers that are quantized already, without adapters, as a model loaded from its codes has them,
     keep their codes. `config` must say their format, block size and double quantization; whether
@@ -66,17 +72,15 @@ def prepare_model(
     adapted = [n for n in chosen if n in layers]
     embedded = [n for n in chosen if n in embeddings]
     replaced = [n for n in layers if n != head or config.quantize_head or head in adapted]
-    for name in [n for n in (*replaced, *embedded) if n == head or n in embedded]:
-        _check_own_weight(model, name, config)
-    if config.dora and embedded:
-        raise InputError(f"prepare_model: DoRA should be of linear layers, {embedded[0]} is none")
+    _check_changed(model, [*(n for n in replaced if n == head), *embedded], embedded, config)
     rows = rows_by_name(model, config, {*saved, *replaced, *embedded})
     untied = check_own_parameters(model, saved, config.untie)
+    weights = _of_searched(importance or {}, replaced, config)
     made = {}  # all of them before the first is put in place: a refusal leaves the model as it was
     for done, name in enumerate(replaced, start=1):
         dense = name == head and not config.quantize_head
         layer_config = replace(config, format="none") if dense else config
-        made[name] = _layer(layers[name], layer_config, name, name in adapted)
+        made[name] = _layer(layers[name], layer_config, name, name in adapted, weights.get(name))
         if progress is not None:
             progress(done, len(replaced), name)
     model.requires_grad_(False)
@@ -158,12 +162,32 @@ def _head_name(model: nn.Module, layers: dict[str, nn.Linear]) -> str | None:
     return by_identity or ("lm_head" if "lm_head" in layers else None)
 
 
-def _layer(linear: nn.Linear, config: QLoRAConfig, name: str, adapt: bool) -> QLoRALinear:
+def _of_searched(
+    importance: Mapping[str, torch.Tensor], names: list[str], config: QLoRAConfig
+) -> dict[str, torch.Tensor]:
+    """The part for layers whose scales are searched: the others have no use for it."""
+    searched = {n for n in names if (spec := config.spec_of(n)) is not None and spec.ratios}
+    found = {n: values for n, values in importance.items() if n in searched}
+    if importance and not found:
+        raise InputError(
+            "prepare_model: importance should be of layers whose scales are searched "
+            f"(scale_search=True, or format nf4-tuned), was of {next(iter(importance))}"
+        )
+    return found
+
+
+def _layer(
+    linear: nn.Linear,
+    config: QLoRAConfig,
+    name: str,
+    adapt: bool,
+    importance: torch.Tensor | None,
+) -> QLoRALinear:
     """`QLoRALinear.from_linear`; what it refuses is told with the layer's name."""
     if isinstance(linear, QLoRALinear):
         return _over_codes(linear, config, name, adapt)
     try:
-        return QLoRALinear.from_linear(linear, config, name, adapt)
+        return QLoRALinear.from_linear(linear, config, name, adapt, importance)
     except InputError as error:
         raise InputError(f"prepare_model: {name}.weight: {error}") from None
 
@@ -189,14 +213,21 @@ def _told(spec: QuantSpec | None) -> str:
     return f"format {spec.format}, block_size {spec.block_size}, double_quant {spec.double_quant}"
 
 
-def _check_own_weight(model: nn.Module, name: str, config: QLoRAConfig) -> None:
-    """Refuse to change a head or embedding that shares its weight, unless it is to be untied."""
-    others = sharing(model, name)
-    if others and not config.untie:
-        raise InputError(
-            f"prepare_model: {name} should have its own weight to be changed, shares "
-            f"{others[0]}.weight (untie=True gives it a copy)"
-        )
+def _check_changed(
+    model: nn.Module, names: list[str], embedded: list[str], config: QLoRAConfig
+) -> None:
+    """Refuse to change a head or embedding that shares its weight, unless it is to be untied; and
+    DoRA of an embedding.
+    """
+    for name in names:
+        others = sharing(model, name)
+        if others and not config.untie:
+            raise InputError(
+                f"prepare_model: {name} should have its own weight to be changed, shares "
+                f"{others[0]}.weight (untie=True gives it a copy)"
+            )
+    if config.dora and embedded:
+        raise InputError(f"prepare_model: DoRA should be of linear layers, {embedded[0]} is none")
 
 
 def _tell_trainable(model: nn.Module) -> None:

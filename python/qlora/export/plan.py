@@ -98,14 +98,17 @@ class Plan:
         found = self.adapter.layers.get(module)
         return None if found is None else _adapter(found)
 
-    def base(self, name: str, weight: torch.Tensor) -> Base:
-        """The base [out, in] that the adapter saw when it was trained."""
+    def base(self, name: str, weight: torch.Tensor, importance: torch.Tensor | None = None) -> Base:
+        """The base [out, in] that the adapter saw when it was trained.
+
+        importance: what an error in each of its columns counts, where scales are searched.
+        """
         module = name.removesuffix(".weight")
         if module in self.skeleton.transposed:
             weight = weight.T.contiguous()
         if self.spec is None or not self.quantizes(name):
             return weight
-        return qk.quantize(weight, **asdict(self.spec))
+        return qk.quantize(weight, **asdict(self.spec), importance=importance)
 
     def quantizes(self, name: str) -> bool:
         """Whether training quantized this parameter."""

@@ -12,6 +12,7 @@ import qlora_kernels as qk
 from qlora.export.checkpoint import Progress, Rewrite, change_config, rewrite_model
 from qlora.export.plan import Plan, plan_of
 from qlora.export.tensor_files import shards_of
+from qlora.quantize.calibration import importance_of
 from qlora.quantize.stored import METHOD, stored_method
 from qlora_kernels.errors import InputError
 from qlora_kernels.files import whole_folder, write_text
@@ -30,9 +31,15 @@ class LayerLoss:
 
 
 def quantize_folder(
-    model: Path, output: Path, spec: QuantSpec, progress: Progress
+    model: Path,
+    output: Path,
+    spec: QuantSpec,
+    progress: Progress,
+    calibration: Path | None = None,
 ) -> dict[str, Any]:
     """Write `output`, whole or not at all; returns what its report.json says.
+
+    calibration: a text whose activations weigh the errors of the search.
 
     Raises InputError for a folder that holds no dense causal language model with all of its tensors
     under the names that transformers gives them, and for weights that are not finite.
@@ -42,15 +49,18 @@ def quantize_folder(
     plan = plan_of(model, None, spec)
     _check_loadable(plan, model)
     losses: dict[str, LayerLoss] = {}
+    importance = importance_of(model, calibration, progress) if calibration else {}
     with whole_folder(output) as temporary:
-        rewrite_model(plan, model, temporary, into_codes(plan, losses), progress)
+        rewrite_model(plan, model, temporary, into_codes(plan, losses, importance), progress)
         change_config(temporary, quantization_config={"quant_method": METHOD, **asdict(spec)})
-        report = _report(model, spec, losses)
+        report = {"calibrate": calibration and str(calibration), **_report(model, spec, losses)}
         write_text(temporary / REPORT_FILE, json.dumps(report, indent=2) + "\n")
     return report
 
 
-def into_codes(plan: Plan, losses: dict[str, LayerLoss]) -> Rewrite:
+def into_codes(
+    plan: Plan, losses: dict[str, LayerLoss], importance: Mapping[str, torch.Tensor]
+) -> Rewrite:
     """`QuantizedTensor.state_dict` under the weight's name; `losses` gets what that cost."""
 
     def rewrite(name: str, tensor: torch.Tensor) -> Mapping[str, torch.Tensor]:
@@ -58,7 +68,7 @@ def into_codes(plan: Plan, losses: dict[str, LayerLoss]) -> Rewrite:
             return {name: tensor}
         layer = name.removesuffix(".weight")
         try:
-            q = plan.base(name, tensor)
+            q = plan.base(name, tensor, importance.get(layer))
         except InputError as error:
             raise InputError(f"quantize: {name}: {error}") from None
         assert isinstance(q, qk.QuantizedTensor)

@@ -117,6 +117,40 @@ def test_the_folder_holds_codes_and_a_report(tiny, tmp_path, capsys):
     assert printed["mean_error"] == pytest.approx(sum(errors) / len(errors))
 
 
+@torch.no_grad()
+def with_outliers(tiny: Path, folder: Path) -> Path:
+    """The same function with a few large inputs in each layer, which real models have."""
+    model, tokenizer = load_model(tiny, "float32")
+    for block in model.model.layers:
+        attention, feed_forward = block.self_attn, block.mlp
+        for norm, readers in (
+            (block.input_layernorm, (attention.q_proj, attention.k_proj, attention.v_proj)),
+            (block.post_attention_layernorm, (feed_forward.gate_proj, feed_forward.up_proj)),
+        ):
+            norm.weight[::16] *= 16
+            for reader in readers:
+                reader.weight[:, ::16] /= 16
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_calibration_brings_the_answers_nearer(tiny, tmp_path):
+    model = with_outliers(tiny, tmp_path / "model")
+    text = Path(__file__).parents[2] / "fixtures" / "sonnets.txt"
+    dense = logits(load_model(model, "float32")[0])
+    far, reports = [], []
+    for options in ([], ["--calibrate", str(text)]):
+        out = tmp_path / str(len(options))
+        assert quantize(model, out, "--format", "nf4-tuned", *options) == 0
+        far.append((logits(load_model(out, "float32")[0]) - dense).square().mean())
+        reports.append(json.loads((out / "report.json").read_text()))
+    assert far[1] < 0.9 * far[0]
+    assert reports[1]["mean_error"] > reports[0]["mean_error"]
+    assert reports[1]["quantized_bytes"] == reports[0]["quantized_bytes"]
+    assert [report["calibrate"] for report in reports] == [None, str(text)]
+
+
 def test_the_table_is_worst_first_and_then_the_mean(tiny, tmp_path, capsys):
     quantize(tiny, tmp_path / "out", "--format", "int8")
     title, *rows, mean, _, written = capsys.readouterr().out.splitlines()

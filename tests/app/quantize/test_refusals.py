@@ -47,6 +47,12 @@ def test_what_is_no_dense_model(tiny, stored, tmp_path, capsys):
     assert "scale_search should be False" in refused(
         capsys, tiny, "-o", out, "--format", "int8", "--scale-search"
     )
+    calibrate = ("-o", out, "--calibrate", tmp_path / "prose.txt")
+    assert "should come with --scale-search" in refused(capsys, tiny, *calibrate)
+    tuned = ("-o", out, "--format", "nf4-tuned", "--calibrate")
+    assert "--calibrate should be a text, was" in refused(capsys, tiny, *tuned, tiny / "none.txt")
+    (tmp_path / "short.txt").write_text("too short")
+    assert "512 tokens or more" in refused(capsys, tiny, *tuned, tmp_path / "short.txt")
     assert not out.exists()
 
 
