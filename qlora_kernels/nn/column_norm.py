@@ -26,7 +26,7 @@ class ColumnNorm:
     def __init__(self) -> None:
         """Nothing is kept yet."""
         self._norm: torch.Tensor | None = None
-        self._factors: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._factors: tuple[torch.Tensor, torch.Tensor, float] | None = None
 
     def of(self, base: Base, adapter: Adapter) -> torch.Tensor:
         """The norm of these factors, [out]."""
@@ -34,13 +34,13 @@ class ColumnNorm:
             return dora_column_norm(base, adapter) if self._norm is None else self._norm
         kept = self._norm
         if kept is not None and self._factors is not None:
-            a, b = self._factors  # FSDP and functional_call put other tensors in their place
-            if a is adapter.a and b is adapter.b:
+            a, b, scaling = self._factors  # FSDP and functional_call put others in their place
+            if a is adapter.a and b is adapter.b and scaling == adapter.scaling:
                 return kept
         with torch.inference_mode(False):  # backward may save it one day
             norm = dora_column_norm(base, adapter)
         if type(norm) is torch.Tensor:  # neither a fake one nor one of a transform
-            self._norm, self._factors = norm, (adapter.a, adapter.b)
+            self._norm, self._factors = norm, (adapter.a, adapter.b, adapter.scaling)
             _FILLED.add(self)
             _watch_optimizers()
         return norm

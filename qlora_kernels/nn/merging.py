@@ -39,7 +39,7 @@ def merged_weight(base: Base, adapter: Adapter) -> torch.Tensor:
 
     A row of norm zero stays as it is.
     """
-    merged = _dense(base)
+    merged = dense_weight(base)
     merged.addmm_(adapter.b.detach().float(), adapter.a.detach().float(), alpha=adapter.scaling)
     if adapter.magnitude is not None:
         norm = merged.norm(dim=1)
@@ -54,12 +54,16 @@ def merge_into(base: Base, adapter: Adapter) -> tuple[Base, MergeLoss]:
     A quantized base is quantized again with its own format, block size and double quantization; a
     dense one is rounded to its dtype. A base without an update is returned as it is.
     """
-    before = _dense(base)
-    exact = merged_weight(base, adapter)
+    return rounded_to_base(base, merged_weight(base, adapter))
+
+
+def rounded_to_base(base: Base, exact: torch.Tensor) -> tuple[Base, MergeLoss]:
+    """`exact`, float32, in the format of the base, as `merge_into` does it."""
+    before = dense_weight(base)
     if torch.equal(before, exact):
         return base, MergeLoss(1.0, 0.0, 0.0)
     merged = _in_format_of(base, exact)
-    update, arrived = exact - before, _dense(merged) - before
+    update, arrived = exact - before, dense_weight(merged) - before
     energy = _dot(update, update)
     noise = _dot(arrived - update, arrived - update)
     return merged, MergeLoss(_dot(arrived, update) / energy, (noise / energy) ** 0.5, energy)
@@ -95,7 +99,7 @@ def merge_adapter(
     weights = {n: merged_embedding(m) for n, m in embeddings.items() if m.unmerged_weight is None}
     check_retained("merge_adapter", losses, min_retained, force)
     for name, layer in layers.items():
-        layer.unmerged_base = _apart(layer.base)
+        layer.unmerged_base = held_apart(layer.base)
         set_base(layer, made[name])
     for name in weights:  # all before the first is replaced: a tied head's is the embedding's
         embeddings[name].unmerged_weight = embeddings[name].weight.detach()
@@ -158,7 +162,7 @@ def set_base(layer: QLoRALinear, base: Base) -> None:
         setattr(layer, name, None if value is None else value.to(device))
 
 
-def _apart(base: Base) -> Base:
+def held_apart(base: Base) -> Base:
     """The same bits, held by no parameter: what a parameter gets next does not show here."""
     if isinstance(base, QuantizedTensor):
         return replace(base, codes=base.codes.detach())
@@ -172,7 +176,7 @@ def _in_format_of(base: Base, weight: torch.Tensor) -> Base:
     return replace(made, dtype=base.dtype)
 
 
-def _dense(base: Base) -> torch.Tensor:
+def dense_weight(base: Base) -> torch.Tensor:
     """A float32 copy of the weight."""
     if isinstance(base, QuantizedTensor):
         return dequantize(base, torch.float32)

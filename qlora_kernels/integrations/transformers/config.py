@@ -37,15 +37,16 @@ class NF4Config(QuantizationConfigMixin):
         if self.quant_method != QUANT_METHOD:
             was = repr(self.quant_method)
             raise InputError(f"NF4Config: quant_method should be {QUANT_METHOD}, was {was}")
-        if self._layers.formats[0] == "none" and not self._layers.format_pattern:
+        if self.layers.formats[0] == "none" and not self.layers.format_pattern:
             raise InputError("NF4Config: format should quantize something, was none")
 
     def spec_of(self, name: str) -> QuantSpec | None:
         """How the layer of that name is quantized; None: not at all."""
-        return self._layers.spec_of(name)
+        return self.layers.spec_of(name)
 
     @property
-    def _layers(self) -> QLoRAConfig:
+    def layers(self) -> QLoRAConfig:
+        """The same as our layers are asked for, without adapters."""
         return QLoRAConfig(
             targets=(),
             format=self.format,
