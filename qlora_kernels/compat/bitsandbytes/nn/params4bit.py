@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from qlora_kernels.compat.bitsandbytes.functional import QuantState, quantize_4bit
+from qlora_kernels.errors import InputError
 
 _KEPT = (
     "blocksize",
@@ -190,3 +191,27 @@ class Params4bit(nn.Parameter):
             whole = args[0] if args else (kwargs or {})["input"]
             return tuple(whole._like(piece) for piece in result)
         return result
+
+
+def recover_quant_state(module: nn.Module) -> QuantState:
+    """The state of a layer's weight, from the layer if a wrapper made a plain tensor of the weight.
+
+    Raises ValueError for a weight that was not quantized yet.
+    """
+    weight = module.get_parameter("weight")
+    state = getattr(weight, "quant_state", None)
+    if state is None:
+        state = getattr(module, "quant_state", None)
+        if state is None:
+            raise InputError(
+                f"{type(module).__name__}: the weight should be quantized, is not yet: "
+                'call .to("cpu"), .cuda() or .to(device)'
+            )
+        if not isinstance(weight, Params4bit):
+            weight = Params4bit(weight.data, quant_storage=weight.dtype, bnb_quantized=True)
+            weight.module = module
+            module.weight = weight
+        weight.quant_state = state
+        weight.quant_type, weight.blocksize = state.quant_type, state.blocksize
+    found: QuantState = state
+    return found

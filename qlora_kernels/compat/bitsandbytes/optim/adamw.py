@@ -1,0 +1,165 @@
+"""AdamW by bitsandbytes' names: constructors and files; the optimizer is qk.optim.AdamW."""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+from torch.optim.optimizer import ParamsT
+
+from qlora_kernels import optim
+from qlora_kernels.compat.bitsandbytes.optim.names import NamedState, from_file, to_file
+from qlora_kernels.compat.bitsandbytes.optim.overrides import GlobalOptimManager
+from qlora_kernels.errors import InputError
+
+_OPTIONS = {"max_unorm": 0.0, "skip_zeros": False, "percentile_clipping": 100, "block_wise": True}
+
+
+class AdamW(optim.AdamW):
+    """`p = p (1 - lr weight_decay) - lr m / (sqrt(v) + eps)`, decay first as in torch.
+
+    16-bit parameters have no masters, as in bitsandbytes. optim_bits: 32 or 8; parameters of fewer
+    than min_8bit_size elements keep 32-bit states. args: an object whose optim_bits and
+    min_8bit_size replace the arguments. `state[p]` answers to state1, state2, absmax1, absmax2,
+    qmap1 and qmap2; files are bitsandbytes', both ways.
+
+    Raises ValueError for numbers that make no sense, for amsgrad, and for optim_bits where the name
+    fixes them; NotImplementedError for update clipping, skipped zeros and states that are not in
+    blocks.
+    """
+
+    fixed_bits: int | None = None
+    always_paged = False
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        optim_bits: int = 32,
+        args: Any = None,
+        min_8bit_size: int = 4096,
+        is_paged: bool = False,
+        **older: Any,
+    ) -> None:
+        """As bitsandbytes; older: percentile_clipping=100 and block_wise=True of its past."""
+        name = type(self).__name__
+        if amsgrad:
+            raise InputError(f"{name}: amsgrad should be False, was True")
+        if self.fixed_bits is not None and optim_bits != 32:
+            raise InputError(
+                f"{name}: optim_bits should be 32 (the name says it), was {optim_bits}"
+            )
+        _refuse_options(name, args, older)
+        bits = self.fixed_bits or getattr(args, "optim_bits", optim_bits)
+        smallest = getattr(args, "min_8bit_size", min_8bit_size)
+        self.args = SimpleNamespace(
+            optim_bits=bits, min_8bit_size=smallest, max_unorm=0.0, skip_zeros=False
+        )
+        self.is_paged = self.always_paged or is_paged
+        super().__init__(
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            bits=bits,
+            paged=self.is_paged,
+            min_quantized_size=smallest,
+            master_weights=False,
+        )
+        self._answer_to_names()
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step, under the overrides of GlobalOptimManager."""
+        configs = GlobalOptimManager.get_instance().configs()
+        if not configs:
+            return super().step(closure)
+        groups = self.param_groups
+        self.param_groups = _split(groups, configs)
+        try:
+            return super().step(closure)
+        finally:
+            self.param_groups = groups
+
+    def state_dict(self) -> dict[str, Any]:
+        """In bitsandbytes' form, which it loads."""
+        found = super().state_dict()
+        states = {key: to_file(state) for key, state in found["state"].items() if state}
+        return {**found, "state": states}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], move_to_device: bool = True) -> None:
+        """What bitsandbytes, this class or qk.optim.AdamW wrote; states go where parameters are.
+
+        Raises ValueError for groups or states that do not fit the parameters.
+        """
+        states = {key: from_file(state) for key, state in state_dict["state"].items()}
+        super().load_state_dict({**state_dict, "state": states})
+        self._answer_to_names()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._answer_to_names()
+
+    def _answer_to_names(self) -> None:
+        named = {parameter: NamedState(state) for parameter, state in self.state.items()}
+        self.state = defaultdict(NamedState, named)
+
+
+def _refuse_options(name: str, args: Any, older: Mapping[str, Any]) -> None:
+    for option in older:
+        if option not in _OPTIONS:
+            raise TypeError(f"{name}() got an unexpected keyword argument {option!r}")
+    for option, default in _OPTIONS.items():
+        value = older.get(option, getattr(args, option, default))
+        if value != default:
+            raise NotImplementedError(f"{name}: {option} should be {default}, was {value}")
+
+
+def _split(
+    groups: list[dict[str, Any]], configs: Mapping[int, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """The same parameters in groups of one setting, those with overrides alone."""
+    split = []
+    for group in groups:
+        plain = [p for p in group["params"] if id(p) not in configs]
+        split.append({**group, "params": plain})
+        for parameter in group["params"]:
+            config = dict(configs.get(id(parameter), {}))
+            if config:
+                bits = config.pop("optim_bits", group["bits"])
+                split.append({**group, **config, "bits": bits, "params": [parameter]})
+    return split
+
+
+class AdamW8bit(AdamW):
+    """`AdamW` with 8-bit states."""
+
+    fixed_bits = 8
+
+
+class AdamW32bit(AdamW):
+    """`AdamW` with 32-bit states."""
+
+    fixed_bits = 32
+
+
+class PagedAdamW(AdamW):
+    """`AdamW` with states in pages."""
+
+    always_paged = True
+
+
+class PagedAdamW8bit(AdamW8bit):
+    """`AdamW` with 8-bit states in pages."""
+
+    always_paged = True
+
+
+class PagedAdamW32bit(AdamW32bit):
+    """`AdamW` with 32-bit states in pages."""
+
+    always_paged = True
