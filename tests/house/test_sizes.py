@@ -22,6 +22,8 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
         ("functional/quant_state", "__init__"),
         ("nn/linear4bit", "__init__"),
         ("nn/params4bit", "__new__"),
+        ("optim/adam", "__init__"),
+        ("optim/adamw", "__init__"),
     )
 }
 
