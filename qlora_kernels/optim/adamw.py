@@ -11,7 +11,7 @@ from torch.optim.optimizer import Optimizer, ParamsT
 from qlora_kernels.checks import InputError, check_choice
 from qlora_kernels.ops.adamw import Gate, Hyperparameters, Segment, adamw_step, gradient_gate
 from qlora_kernels.optim.loading import Stored, load
-from qlora_kernels.optim.paged import PagedParameter, Pages, stats_of
+from qlora_kernels.optim.paged import PagedParameter, Pages, check_budget, stats_of
 from qlora_kernels.optim.paging import out_of_memory
 from qlora_kernels.optim.settings import BITS, Settings
 from qlora_kernels.optim.state import check_parameter, flat_gradient, new_state, segment_of, shows
@@ -95,6 +95,8 @@ class AdamW(Optimizer):
         super().add_param_group(param_group)
         for parameter in self.param_groups[-1]["params"]:
             check_parameter(parameter)
+        if self.settings.memory_budget is not None:
+            check_budget(self.param_groups[-1], self.settings)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -136,7 +138,10 @@ class AdamW(Optimizer):
             for parameter in group["params"]:
                 if wanted(parameter) and parameter not in self._pages:
                     self.state[parameter] = {"step": torch.zeros((), device=parameter.device)}
-                    kept = self._bits(parameter, group["bits"]), self._has_master(parameter)
+                    kept = (
+                        self.settings.bits_of(parameter, group["bits"]),
+                        self.settings.has_master(parameter),
+                    )
                     added.append(PagedParameter(parameter, self.state[parameter]["step"], *kept))
         self._pages.add(added)
 
@@ -146,7 +151,10 @@ class AdamW(Optimizer):
         if self.settings.paged:
             self._add_pages(lambda parameter: parameter in taken)
         for parameter, stored in taken.items():
-            kept = self._bits(parameter, bits[parameter]), self._has_master(parameter)
+            kept = (
+                self.settings.bits_of(parameter, bits[parameter]),
+                self.settings.has_master(parameter),
+            )
             states = fitted(stored, parameter, *kept)
             if self.settings.paged:
                 self._pages.write(parameter, states)
@@ -156,17 +164,10 @@ class AdamW(Optimizer):
                 self.state[parameter] = {"step": step, **on_device}
             self.state[parameter]["step"].fill_(float(stored["step"]))
 
-    def _bits(self, parameter: Tensor, bits: int) -> int:
-        """Of a parameter's states: small ones are kept in 32 bits."""
-        return 32 if parameter.numel() < self.settings.min_quantized_size else bits
-
-    def _has_master(self, parameter: Tensor) -> bool:
-        return self.settings.master_weights and parameter.dtype != torch.float32
-
     def _segment(self, parameter: Tensor, bits: int) -> Segment:
         state = self.state[parameter]
         if not state:
-            bits = self._bits(parameter, bits)
+            bits = self.settings.bits_of(parameter, bits)
             state.update(new_state(parameter, bits, self.settings.master_weights))
         segment = self._segments.get(parameter)
         if segment is None or not shows(segment, parameter, state):

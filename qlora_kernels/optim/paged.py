@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qlora_kernels.checks import InputError
 from qlora_kernels.formats.blockwise8 import BLOCK, zero_code
 from qlora_kernels.ops.adamw import Gate, Hyperparameters, Segment, adamw_step
-from qlora_kernels.optim.paging import PagedStates, Run, StateArray
+from qlora_kernels.optim.paging import PagedStates, Run, StateArray, run_bytes, smallest_budget
 from qlora_kernels.optim.settings import Settings
 
 State = dict[str, Tensor]
@@ -169,6 +170,17 @@ class Pages:
         return [pages.states.stats() for pages in self._devices.values()]
 
 
+def check_budget(group: Mapping[str, Any], settings: Settings) -> None:
+    """Refuse a budget too small for pages of these parameters, before any state is made."""
+    arrays = [arrays_for(p, group["bits"], settings) for p in group["params"]]
+    smallest, budget = smallest_budget(arrays), settings.memory_budget
+    if budget is not None and budget < smallest:
+        raise InputError(
+            f"AdamW: memory_budget should be at least {smallest} bytes, four pages of 256 elements,"
+            f" was {budget}"
+        )
+
+
 def stats_of(pages: Pages, state: Mapping[Tensor, State]) -> dict[str, Any]:
     """What all devices did, added up; the states outside pages count as resident."""
     unpaged = sum(
@@ -188,6 +200,20 @@ def stats_of(pages: Pages, state: Mapping[Tensor, State]) -> dict[str, Any]:
         for name, count in stats.items():
             total[name] += count
     return total
+
+
+def state_bytes(parameters: Iterable[Tensor], bits: int = 32, **options: Any) -> int:
+    """Bytes of the states that qk.optim.AdamW(parameters, bits=bits, **options) will have.
+
+    Steps and what pages leave unused are not counted. Raises InputError for unknown options.
+    """
+    settings = Settings.of({"bits": bits, **options})
+    return sum(run_bytes(arrays_for(p, bits, settings), p.numel()) for p in parameters)
+
+
+def arrays_for(parameter: Tensor, bits: int, settings: Settings) -> tuple[StateArray, ...]:
+    """The states of a parameter in an optimizer of these bits and settings."""
+    return state_arrays(settings.bits_of(parameter, bits), settings.has_master(parameter))
 
 
 def state_arrays(bits: int, master: bool) -> tuple[StateArray, ...]:

@@ -5,6 +5,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from qlora_kernels.checks import InputError, check_choice
 
 BITS = (32, 8)
@@ -47,6 +50,14 @@ class Settings:
         norm = self.max_gradient_norm
         if norm is not None and not 0 < norm < float("inf"):
             raise InputError(f"AdamW: max_gradient_norm should be above 0, was {norm}")
+
+    def bits_of(self, parameter: Tensor, bits: int) -> int:
+        """How a parameter's states are kept in a group of so many bits."""
+        return 32 if parameter.numel() < self.min_quantized_size else bits
+
+    def has_master(self, parameter: Tensor) -> bool:
+        """Whether a parameter has a float32 master."""
+        return self.master_weights and parameter.dtype != torch.float32
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> "Settings":

@@ -18,6 +18,7 @@ Identity = dict[str, Any]
 FREE = {
     *("model", "data", "validation", "validation_split", "output", "resume", "epochs", "steps"),
     *("gradient_checkpointing", "evaluate_every", "patience", "save_every", "keep"),
+    "optimizer_memory",
 }
 SAMPLES = 1024  # values per parameter that the model's digest reads
 

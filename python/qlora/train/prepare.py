@@ -2,12 +2,9 @@
 
 import math
 import random
-from collections.abc import Mapping
 
-import torch
 from transformers import PreTrainedModel
 
-import qlora_kernels as qk
 from qlora.data import Example, pack, read_examples
 from qlora.data.encode import pad_token
 from qlora.models import load_model
@@ -17,6 +14,7 @@ from qlora.train import checkpoint, randomness
 from qlora.train.checkpoint import Manifest
 from qlora.train.identity import identity
 from qlora.train.methods import make_method
+from qlora.train.optimizer import build_optimizer
 from qlora.train.order import RowOrder
 from qlora.train.resume import Place
 from qlora.train.run import Rows, Run
@@ -50,7 +48,7 @@ def prepare(settings: TrainSettings, place: Place) -> tuple[Run, TrainState, int
         files=place.files,
         model=model,
         method=method,
-        optimizer=build_optimizer(settings, method.parameters),
+        optimizer=build_optimizer(settings, method.parameters, place.files.folder),
         rows=rows,
         validation=make_rows(settings, validation),
         order=order,
@@ -88,16 +86,6 @@ def make_rows(settings: TrainSettings, examples: Examples) -> Rows:
     if settings.packing:
         return pack(examples, settings.sequence_length, settings.seed)
     return [[example] for example in examples]
-
-
-def build_optimizer(
-    settings: TrainSettings, parameters: Mapping[str, torch.nn.Parameter]
-) -> torch.optim.Optimizer:
-    """AdamW over what the method trains, in one fused kernel; `initial_lr` is a group's peak."""
-    groups = qk.nn.parameter_groups(
-        parameters, settings.learning_rate, settings.lora_plus_ratio, settings.weight_decay
-    )
-    return torch.optim.AdamW([{**group, "initial_lr": group["lr"]} for group in groups], fused=True)
 
 
 def recompute_activations(model: PreTrainedModel) -> None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from qlora.train.methods.method import parameter_count
+from qlora.train.optimizer import describe_optimizer
 from qlora.train.run import Rows, Run
 from qlora_kernels.nn import Description
 
@@ -15,6 +16,7 @@ def describe_start(run: Run, model: Description, checkpoint: Path | None) -> str
         f"trainable   {_describe_trainable(run, model)}",
         f"training    {run.method.describe()}",
         f"base        {_describe_base(settings.format, model)}",
+        f"optimizer   {describe_optimizer(run.optimizer)}",
         f"data        {_describe_rows(run.rows, settings.sequence_length)}",
         f"validation  {_describe_rows(run.validation, settings.sequence_length)}",
         f"steps       {run.steps}, {run.order.steps_per_epoch} an epoch,"

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from qlora.train.optimizer import describe_paging
 from qlora.train.progress import clock
 from qlora_kernels.nn import Description
 
@@ -27,6 +28,7 @@ class TrainResult:
     model: Description
     seconds: float  # in steps
     peak_memory_bytes: int
+    paging: dict[str, Any] | None = None  # counters of a paged optimizer
 
 
 def describe_end(result: TrainResult) -> str:
@@ -39,6 +41,8 @@ def describe_end(result: TrainResult) -> str:
         lines.append(
             f"best        validation loss {result.best_loss:.4f} after step {result.best_step}"
         )
+    if result.paging is not None:
+        lines.append(f"optimizer   {describe_paging(result.paging)}")
     places = {
         "adapter": result.adapter,
         "checkpoint": result.checkpoint,

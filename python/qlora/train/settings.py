@@ -8,6 +8,7 @@ from typing import Literal
 
 import qlora_kernels as qk
 from qlora.settings import setting
+from qlora.train.budget import Budget
 from qlora.train.schedule import Schedule
 from qlora_kernels.errors import InputError
 
@@ -85,6 +86,14 @@ class TrainSettings:
     lr_schedule: Schedule = setting("cosine", "how the rate falls after warm-up")
     warmup: float = setting(0.03, "share of the steps in which the rate rises; QLoRA's")
     weight_decay: float = setting(0.01, "decay of the adapter factors; magnitudes have none")
+    optimizer: Literal["adamw", "adamw-8bit", "paged-adamw", "paged-adamw-8bit"] = setting(
+        "adamw",
+        "8bit: states of a quarter of the size; paged: states leave memory for a file (a GPU for"
+        " pinned memory) where they would take more than --optimizer-memory",
+    )
+    optimizer_memory: str | None = setting(
+        None, "bytes that paged states may take: 512MiB, 2GB or 10% of them; default what there is"
+    )
     max_norm: float = setting(1.0, "clip gradients to this norm; 0 does not clip")
     gradient_checkpointing: bool = setting(
         False, "recompute activations in backward: less memory, about a third slower"
@@ -120,6 +129,10 @@ class TrainSettings:
         for name in ("validation_split", "warmup"):
             value = getattr(self, name)
             _require(name, 0 <= value < 1, "in [0, 1)", value)
+        if self.optimizer_memory is not None:
+            Budget.read("train: optimizer_memory", self.optimizer_memory)
+            paged = self.optimizer.startswith("paged")
+            _require("optimizer_memory", paged, "for a paged optimizer", f"for {self.optimizer}")
         _require("seed", 0 <= self.seed < 2**63, "in [0, 2^63)", self.seed)
         _require("sequence_length", self.sequence_length >= 2, "at least 2", self.sequence_length)
 

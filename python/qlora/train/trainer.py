@@ -13,6 +13,7 @@ from qlora.train.interrupts import Interrupts
 from qlora.train.loop import train_loop
 from qlora.train.memory import peak_bytes
 from qlora.train.metrics import Journal, JsonLines, TensorBoard, read_rows
+from qlora.train.optimizer import paging_stats
 from qlora.train.plot import draw_curves
 from qlora.train.prepare import prepare
 from qlora.train.progress import ScreenProgress
@@ -72,6 +73,7 @@ def _train(
         model=model,
         seconds=state.seconds,
         peak_memory_bytes=peak_bytes(run.model.device),
+        paging=paging_stats(run.optimizer),
     )
 
 

@@ -1,6 +1,6 @@
 """The states of many tensors in pages: all that an optimizer sees of paging."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +55,11 @@ class PagedStates:
 
         Raises InputError where a page would not hold 256 elements.
         """
-        smallest = max((smallest_page(arrays) for _, arrays in tensors), default=0)
-        if smallest > self._layout.page_bytes:
+        smallest = smallest_budget(arrays for _, arrays in tensors)
+        if smallest > self._layout.page_bytes * FRAMES:
             raise InputError(
-                f"AdamW: memory_budget should be at least {smallest * FRAMES} bytes, four pages of"
-                f" 256 elements, was {self._layout.page_bytes * FRAMES}"
+                f"AdamW: memory_budget should be at least {smallest} bytes, four pages of 256"
+                f" elements, was {self._layout.page_bytes * FRAMES}"
             )
         self._tensors += tensors
         return self._layout.add(tensors)
@@ -161,6 +161,11 @@ class PagedStates:
 
     def _pages_of(self, numbers: set[int]) -> list[int]:
         return sorted({page for number in numbers for page in self._layout.pages_of[number]})
+
+
+def smallest_budget(tensors: Iterable[Arrays]) -> int:
+    """Bytes of the fewest and smallest frames that these states can pass through."""
+    return FRAMES * max(map(smallest_page, tensors), default=0)
 
 
 def out_of_memory(error: BaseException) -> bool:

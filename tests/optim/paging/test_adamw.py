@@ -3,6 +3,7 @@
 import copy
 import pickle
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -222,10 +223,20 @@ def test_what_makes_no_sense_is_refused(options, message):
         qk.optim.AdamW(parameters(), **options)
 
 
-def test_a_budget_too_small_is_refused_before_anything_changes():
-    ours = parameters()
-    before = [p.detach().clone() for p in ours]
-    optimizer = qk.optim.AdamW(ours, paged=True, memory_budget=1000)
-    with pytest.raises(qk.InputError, match="memory_budget should be at least 8320 bytes"):
-        train(optimizer, 1)
-    assert same([p.detach() for p in ours], before)
+@pytest.mark.parametrize(("bits", "dtype"), [(32, torch.float32), (8, torch.bfloat16)])
+def test_the_smallest_budget_is_told_at_once_and_works(bits, dtype):
+    make = partial(qk.optim.AdamW, bits=bits, paged=True)
+    with pytest.raises(qk.InputError, match="memory_budget should be at least") as error:
+        make(parameters(dtype), memory_budget=1000)
+    smallest = int(str(error.value).split("at least ")[1].split()[0])
+    with pytest.raises(qk.InputError, match=f"at least {smallest} bytes, .* was {smallest - 1}"):
+        make(parameters(dtype), memory_budget=smallest - 1)
+    train(make(parameters(dtype), memory_budget=smallest), 1)
+
+
+@pytest.mark.parametrize(("bits", "dtype"), [(32, torch.float32), (8, torch.bfloat16)])
+def test_the_bytes_of_states_are_known_before(bits, dtype):
+    optimizer = qk.optim.AdamW(parameters(dtype), bits=bits, paged=True)
+    told = qk.optim.state_bytes(parameters(dtype), bits)
+    train(optimizer, 1)
+    assert told == optimizer.paging_stats()["state_bytes"]
