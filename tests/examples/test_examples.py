@@ -22,6 +22,7 @@ LINES = 39
 LOOPS = {"plain_loop": "last", "accelerate_loop": "adapter"}  # and where its adapter lies
 STOPPED = {"last_epoch < 3": "last_epoch < 2"}
 TRAINERS = ("hf_trainer", "trl_sft")
+ELSEWHERE = ("ddp", "bitsandbytes_script")  # below, and in tests/compat
 
 # What other people's packages warn of when they are used as they say.
 pytestmark = [
@@ -95,7 +96,7 @@ def test_the_page_shows_each_as_it_is():
 
 
 def test_each_is_tested_here():
-    assert {file.stem for file in EXAMPLES.glob("*.py")} == {*LOOPS, *TRAINERS, "ddp"}
+    assert {file.stem for file in EXAMPLES.glob("*.py")} == {*LOOPS, *TRAINERS, *ELSEWHERE}
 
 
 @pytest.mark.parametrize("name", LOOPS)
