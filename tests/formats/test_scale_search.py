@@ -1,5 +1,6 @@
 """Searched scales: never worse than absmax, as good as promised, and still bitsandbytes' files."""
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -116,7 +117,23 @@ def test_errors_move_to_where_they_matter_less(backend: str, format: str):
 
     assert weighted(importance=importance) < 0.7 * weighted()
     same = qk.quantize(w, format, scale_search=True, importance=torch.full((96,), 1e30))
-    assert torch.equal(same.codes, qk.quantize(w, format, scale_search=True).codes)
+    plain = qk.quantize(w.view(-1), format, scale_search=True)  # no columns, no importance
+    assert torch.equal(same.codes, plain.codes)
+
+
+def test_tuned_errors_are_relative_to_their_column(backend: str):
+    w = torch.randn(200, 96, generator=generator("columns"))
+    w[:, ::8] /= 16
+    w[:, 5] = 0
+    importance = 1 / w.square().mean(dim=0).clamp(min=0.01 * w.square().mean().item())
+
+    def weighted(q: qk.QuantizedTensor) -> torch.Tensor:
+        return ((qk.dequantize(q) - w).square() * importance).sum()
+
+    by_columns, plain = qk.quantize(w, "nf4-tuned"), qk.quantize(w.view(-1), "nf4-tuned")
+    assert weighted(by_columns) < 0.7 * weighted(replace(plain, shape=w.shape))
+    few = qk.quantize(w[:63], "nf4-tuned")  # too few rows to tell columns apart
+    assert torch.equal(few.codes, qk.quantize(w[:63].reshape(-1), "nf4-tuned").codes)
 
 
 def test_importance_that_makes_no_sense_is_refused(backend: str):

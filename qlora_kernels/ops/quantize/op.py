@@ -13,7 +13,8 @@ nf4-tuned always, whose scales have a sign and are centred on 0. A search may we
     sum over the block of importance[column of i] (w[i] - dequantized[i])^2
 
 With the mean square of each input feature as importance this is the error of the layer's output,
-as far as inputs are not correlated.
+as far as inputs are not correlated. Without inputs to measure nf4-tuned takes what a matrix itself
+tells of them, 1 / mean of w[:, j]^2 (`rule.column_importance`).
 
 Sources: QLoRA (arXiv 2305.14314, sections 2 and 3); unsearched codes are bit-identical to
 bitsandbytes' CPU path. All backends give the same bits (order of sums: scale_search.py).
@@ -26,8 +27,9 @@ import torch
 from qlora_kernels.checks import FLOATS, InputError, check_dtype
 from qlora_kernels.dispatch import Room, define
 from qlora_kernels.formats import QuantizedTensor, QuantSpec
+from qlora_kernels.formats.codebooks import FORMATS
 from qlora_kernels.ops.quantize import native_kernel, reference, triton_kernel
-from qlora_kernels.ops.quantize.rule import checked_importance
+from qlora_kernels.ops.quantize.rule import checked_importance, column_importance
 
 ROOM = Room("quantize", native_kernel, triton_kernel, reference)
 
@@ -48,8 +50,7 @@ def quantize(
     block_size: 32, 64, 128, ... 4096 values. double_quant: store the scales in 8 bits.
     scale_search: for nf4 and fp4, the scale of least squared error instead of absmax, in files that
     bitsandbytes reads; nf4-tuned searches anyway. importance: what an error in each column counts
-    in the search, float [last size of w], 0 or more (nn.measure_importance finds it); equal without
-    it.
+    in the search, float [last size of w], 0 or more (nn.measure_importance finds it).
 
     Raises InputError for an unknown format, block size or dtype, scale_search with int8, importance
     without a search or of another shape, and for a NaN or infinity in w, with its index.
@@ -59,6 +60,8 @@ def quantize(
     check_dtype("quantize", "w", w, FLOATS)
     if importance is not None:
         importance = checked_importance(importance, w, spec)
+    elif FORMATS[format].signed:
+        importance = column_importance(w)
     codes, scales, nested_absmax, nested_offset = _quantize(
         w.detach(), format, block_size, double_quant, scale_search, importance=importance
     )

@@ -7,6 +7,7 @@ from qlora_kernels.checks import InputError
 from qlora_kernels.formats import QuantSpec
 from qlora_kernels.formats.codebooks import FORMATS
 
+MIN_ROWS = 64  # the mean of fewer squares says little
 TINY = 1e-38  # bitsandbytes' floor of a 4-bit block's absmax
 
 
@@ -33,6 +34,19 @@ def checked_importance(importance: torch.Tensor, w: torch.Tensor, spec: QuantSpe
     if not (exact.isfinite().all() and (exact >= 0).all() and (exact > 0).any()):
         raise InputError("quantize: importance should be finite, 0 or more, somewhere above 0")
     return (exact / exact.mean()).float().to(w.device)
+
+
+def column_importance(w: torch.Tensor) -> torch.Tensor | None:
+    """`1 / mean of w[:, j]^2`, float32 [columns], for a matrix; None where there are too few rows.
+
+    What a layer hardly weighs is as a rule large, in language models most of all: errors count
+    relative to their column. A hundredth of the mean stands for columns with less.
+    """
+    if w.dim() != 2 or len(w) < MIN_ROWS:
+        return None
+    squares = torch.linalg.vector_norm(w.detach(), dim=0, dtype=torch.float64).square()
+    relative = squares / squares.mean()
+    return torch.where(relative.isfinite(), 1 / relative.clamp(min=0.01), 1.0).float()
 
 
 def nested_offset(scales: torch.Tensor, spec: QuantSpec) -> torch.Tensor:
