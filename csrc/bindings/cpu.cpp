@@ -187,6 +187,27 @@ void dora_column_norm(const Weight& weight, py::handle adapter, py::handle norm,
   without_gil([&](const auto& kernels) { kernels.dora_column_norm(task, checked(num_threads)); });
 }
 
+// `outputs`: (loss, fp32 and one value; dhidden or None).
+void linear_cross_entropy(py::handle hidden, py::handle head, py::handle labels,
+                          double label_smoothing, const py::tuple& outputs, int num_threads) {
+  const TensorView input = view(hidden, "hidden"), matrix = view(head, "head");
+  const TensorView indices = view(labels, "labels"), loss = view(outputs[0], "loss");
+  const int64_t m = rows_of(input), v = rows_of(matrix), k = matrix.shape[1];
+  indices.expect_shape({m});
+  loss.expect_shape({});
+  const int64_t* const first = indices.as<int64_t>();
+  for (const int64_t* label = first; label < first + m; ++label) {
+    if (*label >= 0 && *label < v) continue;
+    throw std::invalid_argument("labels: should be below " + std::to_string(v) + ", was " +
+                                std::to_string(*label));
+  }
+  cpu::CrossEntropyTask task{input.matrix(m, k), matrix.matrix(v, k), first,
+                             label_smoothing,    loss.as<float>(),    {}};
+  if (!outputs[1].is_none()) task.dhidden = view(outputs[1], "dhidden").output(m, k);
+  without_gil(
+      [&](const auto& kernels) { kernels.linear_cross_entropy(task, checked(num_threads)); });
+}
+
 }  // namespace
 }  // namespace qlora::bindings
 
@@ -210,6 +231,7 @@ PYBIND11_MODULE(_cpu, module) {
   module.def("qlora_linear_forward", qlora_linear_forward);
   module.def("qlora_linear_backward", qlora_linear_backward);
   module.def("dora_column_norm", dora_column_norm);
+  module.def("linear_cross_entropy", linear_cross_entropy);
   module.def(
       "philox4x32_10", [](const std::array<uint32_t, 4>& counter, uint32_t key0, uint32_t key1) {
         const auto words =

@@ -14,8 +14,9 @@
 #include "qlora_linear.inl"
 #include "qlora_linear_backward.inl"
 #include "dora_column_norm.inl"
+#include "linear_cross_entropy.inl"
 
 constexpr Kernels table(const char* name, bool (*runs_here)()) {
-  return {name,       runs_here,    quantize, quantize_scales, quantize_nested,
-          dequantize, dropout_mask, forward,  backward,        dora_column_norm};
+  return {name,         runs_here, quantize, quantize_scales,  quantize_nested,     dequantize,
+          dropout_mask, forward,   backward, dora_column_norm, linear_cross_entropy};
 }

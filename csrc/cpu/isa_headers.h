@@ -1,6 +1,7 @@
 // The headers that the bodies need, for inclusion above a target pragma.
 #pragma once
 
+#include <cfloat>
 #include <algorithm>
 #include <atomic>
 #include <cmath>

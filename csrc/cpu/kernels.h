@@ -88,6 +88,15 @@ struct NormTask {
   float* norm;
 };
 
+// The loss of a head, summed over the rows, and its gradient.
+struct CrossEntropyTask {
+  MatrixView hidden, head;  // [m, k], [v, k]
+  const int64_t* labels;    // [m], each in [0, v)
+  double label_smoothing;
+  float* loss;
+  OutputView dhidden;  // [m, k] or no data: not needed
+};
+
 struct Kernels {
   const char* name;
   bool (*runs_here)();
@@ -99,6 +108,7 @@ struct Kernels {
   void (*forward)(const ForwardTask&, int num_threads);
   void (*backward)(const BackwardTask&, int num_threads);
   void (*dora_column_norm)(const NormTask&, int num_threads);
+  void (*linear_cross_entropy)(const CrossEntropyTask&, int num_threads);
 };
 
 extern const Kernels serial_kernels;
