@@ -71,20 +71,9 @@ def linear_cross_entropy(
 
 def _run(hidden: torch.Tensor, head: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, ...]:
     problem = Problem(*rest)
-<<<<<<< HEAD
     _check_labels(problem.labels, head.shape[0])
-    kernel = ROOM.choose(hidden, head, problem)
-=======
-    labels = problem.labels
-    outside = (labels != IGNORE) & ((labels < 0) | (labels >= head.shape[0]))
-    if outside.any():
-        raise InputError(
-            f"linear_cross_entropy: labels should be below the vocabulary's {head.shape[0]} or "
-            f"{IGNORE}, was {labels[outside][0].item()}"
-        )
     is_few = hidden.device.type == "cpu" and hidden.shape[0] < FEW_ROWS
     kernel = (ROOM_OF_FEW if is_few else ROOM).choose(hidden, head, problem)
->>>>>>> 2d0a046 (linear_cross_entropy: native kernel: logits only as a panel in L1, softmax down its lanes, the head read once (cpu))
     results = kernel.linear_cross_entropy(hidden, head, problem)
     # An operator cannot return None, so what is not wanted comes back empty.
     return tuple(hidden.new_empty(0) if t is None else t for t in results)
