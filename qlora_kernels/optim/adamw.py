@@ -14,6 +14,7 @@ from qlora_kernels.optim.loading import Stored, load
 from qlora_kernels.optim.paged import PagedParameter, Pages, check_budget, stats_of
 from qlora_kernels.optim.paging import out_of_memory
 from qlora_kernels.optim.settings import BITS, Settings
+from qlora_kernels.optim.sharded import as_sharded, local, sum_over_shards
 from qlora_kernels.optim.state import check_parameter, flat_gradient, new_state, segment_of, shows
 from qlora_kernels.optim.stored import fitted
 
@@ -73,12 +74,12 @@ class AdamW(Optimizer):
         beside the page file, so that they take no memory that the system could not take back.
         """
         packed: dict[str, Any] = super().state_dict()
-        if self.settings.paged:
-            parameters = [p for group in self.param_groups for p in group["params"]]
-            numbers = {parameter: number for number, parameter in enumerate(parameters)}
-            for parameter, states in self._pages.read().items():
-                number = numbers[parameter]
-                packed["state"][number] = {**packed["state"][number], **states}
+        paged = self._pages.read()
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        for number, parameter in enumerate(parameters):
+            if state := packed["state"].get(number):
+                states = {**state, **paged.get(parameter, {})}
+                packed["state"][number] = as_sharded(parameter, states)
         return packed
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -155,7 +156,7 @@ class AdamW(Optimizer):
                 self.settings.bits_of(parameter, bits[parameter]),
                 self.settings.has_master(parameter),
             )
-            states = fitted(stored, parameter, *kept)
+            states = fitted(stored, local(parameter), *kept)
             if self.settings.paged:
                 self._pages.write(parameter, states)
             else:
@@ -165,13 +166,13 @@ class AdamW(Optimizer):
             self.state[parameter]["step"].fill_(float(stored["step"]))
 
     def _segment(self, parameter: Tensor, bits: int) -> Segment:
-        state = self.state[parameter]
+        state, shard = self.state[parameter], local(parameter)
         if not state:
             bits = self.settings.bits_of(parameter, bits)
-            state.update(new_state(parameter, bits, self.settings.master_weights))
+            state.update(new_state(shard, bits, self.settings.master_weights))
         segment = self._segments.get(parameter)
-        if segment is None or not shows(segment, parameter, state):
-            segment = self._segments[parameter] = segment_of(parameter, state)
+        if segment is None or not shows(segment, shard, state):
+            segment = self._segments[parameter] = segment_of(shard, state)
         return segment
 
     def _gate(self, gradients: list[Tensor]) -> Gate:
@@ -179,13 +180,14 @@ class AdamW(Optimizer):
         max_norm = self.settings.max_gradient_norm
         if not self.settings.skip_nonfinite and max_norm is grad_scale is found_inf is None:
             return Gate.open(gradients[0].device)
+        total = sum_over_shards(p for g in self.param_groups for p in g["params"])
         try:
-            return gradient_gate(gradients, max_norm, grad_scale, found_inf)
+            return gradient_gate(gradients, max_norm, grad_scale, found_inf, total)
         except (RuntimeError, MemoryError) as error:
             if not (self.settings.paged and out_of_memory(error)):
                 raise
         self._pages.make_room()
-        return gradient_gate(gradients, max_norm, grad_scale, found_inf)
+        return gradient_gate(gradients, max_norm, grad_scale, found_inf, total)
 
     def _update(self, work: Work, gate: Gate) -> None:
         owners, gradients, hyper = zip(*work, strict=True)

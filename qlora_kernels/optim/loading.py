@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from qlora_kernels.checks import InputError
+from qlora_kernels.optim.sharded import local, localized
 from qlora_kernels.optim.stored import check_stored
 
 Stored = Mapping[str, Any]
@@ -35,8 +36,9 @@ def load(
         ]
         for number, parameter in pairs:
             if stored := given["state"].get(number):
-                check_stored(number, parameter, stored)
-                taken[parameter] = stored
+                mine = localized(stored, parameter)
+                check_stored(number, local(parameter), mine)
+                taken[parameter] = mine
         return {**given, "state": {}, "param_groups": _groups(groups, known)}
 
     def give(_: Optimizer) -> None:

@@ -13,6 +13,7 @@ from qlora_kernels.formats.blockwise8 import BLOCK, zero_code
 from qlora_kernels.ops.adamw import Gate, Hyperparameters, Segment, adamw_step
 from qlora_kernels.optim.paging import PagedStates, Run, StateArray, run_bytes, smallest_budget
 from qlora_kernels.optim.settings import Settings
+from qlora_kernels.optim.sharded import local
 
 State = dict[str, Tensor]
 Update = tuple[Tensor, Tensor, Hyperparameters]  # flat parameter, flat gradient, numbers
@@ -48,7 +49,7 @@ class DevicePages:
 
     def add(self, parameters: Sequence[PagedParameter]) -> None:
         """Places for the states of parameters."""
-        tensors = [(p.parameter.numel(), state_arrays(p.bits, p.master)) for p in parameters]
+        tensors = [(local(p.parameter).numel(), state_arrays(p.bits, p.master)) for p in parameters]
         for parameter, number in zip(parameters, self.states.add(tensors), strict=True):
             parameter.number = number
             self._parameters.append(parameter)
@@ -62,7 +63,7 @@ class DevicePages:
     ) -> None:
         """One step: `adamw_step` over the pages, one after the other as they come."""
         updates = {
-            p.number: (p.parameter.detach().view(-1), gradient, numbers)
+            p.number: (local(p.parameter).detach().view(-1), gradient, numbers)
             for p, gradient, numbers in zip(parameters, gradients, hyper, strict=True)
         }
         self.states.update(updates, lambda pieces: self._step(pieces, updates, gate))
@@ -149,7 +150,7 @@ class Pages:
             for owner, states in zip(owners, pages.read(owners), strict=True):
                 found[owner.parameter] = {
                     name: states[name] if name.endswith("_absmax") else states[name].view(shape)
-                    for shape in (owner.parameter.shape,)
+                    for shape in (local(owner.parameter).shape,)
                     for name in states
                 }
         return found
@@ -208,7 +209,7 @@ def state_bytes(parameters: Iterable[Tensor], bits: int = 32, **options: Any) ->
     Steps and what pages leave unused are not counted. Raises InputError for unknown options.
     """
     settings = Settings.of({"bits": bits, **options})
-    return sum(run_bytes(arrays_for(p, bits, settings), p.numel()) for p in parameters)
+    return sum(run_bytes(arrays_for(p, bits, settings), local(p).numel()) for p in parameters)
 
 
 def arrays_for(parameter: Tensor, bits: int, settings: Settings) -> tuple[StateArray, ...]:

@@ -7,6 +7,7 @@ from qlora_kernels.checks import InputError, check_dtype
 from qlora_kernels.formats.blockwise8 import num_blocks, zero_code
 from qlora_kernels.ops.adamw import Segment
 from qlora_kernels.ops.adamw.segment import PARAMETER_DTYPES
+from qlora_kernels.optim.sharded import local
 
 State = dict[str, Tensor]
 
@@ -14,7 +15,7 @@ State = dict[str, Tensor]
 def check_parameter(parameter: Tensor) -> None:
     """Refuse a parameter that a step could not update in place."""
     check_dtype("AdamW", "a parameter", parameter, PARAMETER_DTYPES)
-    if not parameter.is_contiguous():
+    if not local(parameter).is_contiguous():
         shape = list(parameter.shape)
         raise InputError(f"AdamW: a parameter should be contiguous, was strided, {shape}")
 
@@ -56,4 +57,4 @@ def flat_gradient(parameter: Tensor) -> Tensor:
     if gradient.layout != torch.strided:
         layout = str(gradient.layout).removeprefix("torch.")
         raise InputError(f"AdamW: a gradient should be dense, was {layout}")
-    return gradient.reshape(-1)
+    return local(gradient).reshape(-1)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from qlora_kernels.checks import InputError
 from qlora_kernels.formats.blockwise8 import decode, encode, num_blocks
+from qlora_kernels.optim.sharded import as_sharded, local, localized
 
 State = dict[str, Tensor]
 MOMENTS = (("exp_avg", True), ("exp_avg_sq", False))
@@ -80,8 +81,10 @@ def as_32_bit(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """
     states = {}
     for key, stored in state_dict["state"].items():
-        plain = fitted(stored, stored["exp_avg"], bits=32, master=False)
-        states[key] = {"step": torch.as_tensor(stored["step"]).clone(), **plain}
+        like = stored["exp_avg"]  # sharded as the parameter is
+        plain = fitted(localized(stored, like), local(like), bits=32, master=False)
+        step = torch.as_tensor(stored["step"]).clone()
+        states[key] = {"step": step, **as_sharded(like, plain)}
     groups = [copy(group) for group in state_dict["param_groups"]]
     for group in groups:
         group.pop("bits", None)

@@ -18,7 +18,7 @@ The gate comes from a pass of its own, since one bad gradient anywhere stops all
     skip  = found_inf, or a gradient that is not finite
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -69,17 +69,21 @@ def gradient_gate(
     max_norm: float | None = None,
     grad_scale: torch.Tensor | None = None,
     found_inf: torch.Tensor | None = None,
+    total: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> Gate:
     """The norm of all gradients, and what follows from it (formula at the top of this file).
 
     gradients: float32, bfloat16 or float16, contiguous; the gate is on the first one's device.
     max_norm: None does not clip. grad_scale, found_inf: of one element each, as
-    torch.amp.GradScaler hands them over.
+    torch.amp.GradScaler hands them over. total: for gradients that are shards, makes the sum of
+    squares of this process one over all.
     """
     for gradient in gradients:
         if gradient.dtype not in PARAMETER_DTYPES:
             check_dtype("gradient_gate", "gradient", gradient, PARAMETER_DTYPES)
     squared = _squared_norm(gradients)
+    if total is not None:
+        squared = total(squared)
     skip = ~squared.isfinite()
     if found_inf is not None:
         skip = skip | (found_inf.to(skip.device).view(()) != 0)
