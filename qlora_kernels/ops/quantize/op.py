@@ -14,7 +14,7 @@ nf4-tuned always, whose scales have a sign and are centred on 0. A search may we
 
 With the mean square of each input feature as importance this is the error of the layer's output,
 as far as inputs are not correlated. Without inputs to measure nf4-tuned takes what a matrix itself
-tells of them, 1 / mean of w[:, j]^2 (`rule.column_importance`).
+tells of them: columns of small weights read large inputs (`rule.column_importance`).
 
 Sources: QLoRA (arXiv 2305.14314, sections 2 and 3); unsearched codes are bit-identical to
 bitsandbytes' CPU path. All backends give the same bits (order of sums: scale_search.py).

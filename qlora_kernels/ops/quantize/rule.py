@@ -37,16 +37,17 @@ def checked_importance(importance: torch.Tensor, w: torch.Tensor, spec: QuantSpe
 
 
 def column_importance(w: torch.Tensor) -> torch.Tensor | None:
-    """`1 / mean of w[:, j]^2`, float32 [columns], for a matrix; None where there are too few rows.
+    """`max(1, median / s_j)` with s_j the mean of w[:, j]^2, float32 [columns], for a matrix; None
+    where there are too few rows.
 
-    What a layer hardly weighs is as a rule large, in language models most of all: errors count
-    relative to their column. A hundredth of the mean stands for columns with less.
+    What a layer hardly weighs is as a rule large, in language models most of all: errors of small
+    columns count relative to their column. No column counts more than a hundred times as much.
     """
     if w.dim() != 2 or len(w) < MIN_ROWS:
         return None
     squares = torch.linalg.vector_norm(w.detach(), dim=0, dtype=torch.float64).square()
-    relative = squares / squares.mean()
-    return torch.where(relative.isfinite(), 1 / relative.clamp(min=0.01), 1.0).float()
+    relative = (squares / squares.median()).nan_to_num(nan=1.0)
+    return (1 / relative.clamp(min=0.01, max=1.0)).float()
 
 
 def nested_offset(scales: torch.Tensor, spec: QuantSpec) -> torch.Tensor:
