@@ -65,7 +65,7 @@ def stock(model: peft.PeftModel) -> peft.PeftModel:
     """Stock peft's model with the same adapter, over the float copy."""
     config = copy.deepcopy(model.peft_config["default"])
     twin = peft.get_peft_model(float_copy(), config)
-    factors = {n: t for n, t in model.state_dict().items() if ".lora_" in n}
+    factors = {n: t for n, t in model.state_dict().items() if ".lora_" in n and ".default" in n}
     assert not twin.load_state_dict(factors, strict=False).unexpected_keys
     return twin.train(model.training)
 

@@ -35,7 +35,13 @@ def get_peft_model(
         raise InputError(f"get_peft_model: peft_config should be a LoraConfig, was {was}")
     if quantize is not None:
         _quantize(model, quantize, list(peft_config.modules_to_save or ()))
-    if not quantized_layers(model):
+    layers = quantized_layers(model)
+    saved = tuple(peft_config.modules_to_save or ())
+    if trained := [name for name in layers if name.endswith(saved)]:
+        raise InputError(
+            f"get_peft_model: modules_to_save should be dense, {trained[0]} is quantized"
+        )
+    if not layers:
         raise InputError(
             "get_peft_model: model should hold quantized layers (quantize=NF4Config() makes "
             "them), holds none"
