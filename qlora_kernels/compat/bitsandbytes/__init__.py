@@ -11,4 +11,9 @@ from qlora_kernels.compat.bitsandbytes.products import matmul_4bit
 
 __all__ = ["adam", "functional", "matmul", "matmul_4bit", "modules", "nn", "optim"]
 
+# The version whose names these are, and what it says of itself to those who ask.
+__version__ = "0.50.2"
+features = {"multi_backend"}
+supported_torch_devices = {"cpu", "cuda"}
+
 matmul = absent("matmul", "LLM.int8() is not; `matmul_4bit` and qlora_kernels.qlora_linear are")

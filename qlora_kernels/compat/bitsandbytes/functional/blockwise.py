@@ -86,7 +86,8 @@ def dequantize_blockwise(
     if values is None or dtype is None:
         raise InputError("dequantize_blockwise: quant_state should have code and dtype, lacks one")
     scales = effective_absmax(quant_state).reshape(-1)
-    blocks = blocks_of(values.to(A.device).float()[A.reshape(-1).long()], size)
+    decoded = values.to(A.device).float().index_select(0, A.reshape(-1).int())
+    blocks = blocks_of(decoded, size)
     if len(blocks) != len(scales):
         raise InputError(
             f"dequantize_blockwise: absmax should be [{len(blocks)}], was [{len(scales)}]"

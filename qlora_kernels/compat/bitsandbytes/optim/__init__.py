@@ -17,7 +17,7 @@ from qlora_kernels.compat.bitsandbytes.optim.adamw import (
     PagedAdamW8bit,
     PagedAdamW32bit,
 )
-from qlora_kernels.compat.bitsandbytes.optim.overrides import GlobalOptimManager
+from qlora_kernels.compat.bitsandbytes.optim.optimizer import GlobalOptimManager
 
 __all__ = [
     "Adam",

@@ -9,7 +9,7 @@ from torch.optim.optimizer import ParamsT
 
 from qlora_kernels import optim
 from qlora_kernels.compat.bitsandbytes.optim.names import NamedState, from_file, to_file
-from qlora_kernels.compat.bitsandbytes.optim.overrides import GlobalOptimManager
+from qlora_kernels.compat.bitsandbytes.optim.optimizer import GlobalOptimManager
 from qlora_kernels.errors import InputError
 
 _OPTIONS = {"max_unorm": 0.0, "skip_zeros": False, "percentile_clipping": 100, "block_wise": True}
