@@ -23,6 +23,7 @@ LOOPS = {"plain_loop": "last", "accelerate_loop": "adapter"}  # and where its ad
 STOPPED = {"last_epoch < 3": "last_epoch < 2"}
 TRAINERS = ("hf_trainer", "trl_sft")
 ELSEWHERE = ("ddp", "bitsandbytes_script")  # below, and in tests/compat
+PLUGGED_IN = ("peft_adapters", "transformers_quantizer", "bitsandbytes_checkpoint")  # integrations
 
 # What other people's packages warn of when they are used as they say.
 pytestmark = [
@@ -96,7 +97,12 @@ def test_the_page_shows_each_as_it_is():
 
 
 def test_each_is_tested_here():
-    assert {file.stem for file in EXAMPLES.glob("*.py")} == {*LOOPS, *TRAINERS, *ELSEWHERE}
+    assert {file.stem for file in EXAMPLES.glob("*.py")} == {
+        *LOOPS,
+        *TRAINERS,
+        *ELSEWHERE,
+        *PLUGGED_IN,
+    }
 
 
 @pytest.mark.parametrize("name", LOOPS)

@@ -23,6 +23,7 @@ WRITTEN = {
     "fp4": {"bnb_4bit_quant_type": "fp4"},
     "fp4 double": {"bnb_4bit_quant_type": "fp4", "bnb_4bit_use_double_quant": True},
     "bf16 storage": {"bnb_4bit_quant_storage": torch.bfloat16},
+    "float32 storage": {"bnb_4bit_quant_storage": torch.float32},
     "skipping": {"llm_int8_skip_modules": ["lm_head", "v_proj"]},
 }
 
