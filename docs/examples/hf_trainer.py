@@ -34,5 +34,6 @@ trainer = hf.Trainer(
     callbacks=[QLoRACallback(), hf.EarlyStoppingCallback(early_stopping_patience=2)],
     optimizers=(qk.optim.AdamW(qk.nn.adapter_parameters(model).values(), lr=1e-3), None),
 )
+trainer.remove_callback(hf.PrinterCallback)  # QLoRACallback prints a line of its own
 trainer.train(resume_from_checkpoint=any(out.glob("checkpoint-*")))
 trainer.save_model()  # the best adapter, as each checkpoint a peft folder; never the base

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -134,11 +135,13 @@ def test_early_stopping_ends_with_the_best_adapter(make, model, tmp_path):
     assert same(values(fresh), values(trainer.model))
 
 
-def test_the_line_of_progress(make, model, capsys):
-    make(prepared(model), max_steps=2).train()
+def test_the_lines_of_progress(make, model, capsys):
+    make(prepared(model), max_steps=2, eval_strategy="steps", eval_steps=2).train()
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
-    assert [line.split("  ")[0] for line in lines] == ["step 1/2", "step 2/2"]
-    assert all("loss" in line and "tokens/s" in line for line in lines)
+    number = r"[\d,.]+"
+    training = [rf"step {n}/2  loss {number}  {number} tokens/s  \d+:\d\d left" for n in (1, 2)]
+    expected = [*training, rf"step 2/2  evaluation loss {number}"]
+    assert len(lines) == 3 and all(map(re.fullmatch, expected, lines))
 
 
 @pytest.mark.parametrize("reentrant", [False, True])

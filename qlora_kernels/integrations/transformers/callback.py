@@ -52,15 +52,19 @@ class QLoRACallback(TrainerCallback):
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
     ) -> None:
-        """A line for the loss of some steps; the last log is that of the whole run."""
+        """A line for a loss of training or of an evaluation; the last log is of the whole run."""
         logs = given["logs"]
         if "train_loss" in logs and args.load_best_model_at_end and not _is_peft(given["model"]):
             # The Trainer would look for the file of a whole model: `on_train_end` does it.
             self._loads_best, args.load_best_model_at_end = True, False
-        if self.progress and self._line and "loss" in logs and state.is_world_process_zero:
-            tokens = int(state.num_input_tokens_seen)
-            # Above the bar, where there is one.
-            tqdm.write(self._line.text(state.global_step, state.max_steps, tokens, logs["loss"]))
+        if self.progress and self._line and state.is_world_process_zero:
+            now = state.global_step, state.max_steps, int(state.num_input_tokens_seen)
+            for name, line in (
+                ("loss", self._line.training),
+                ("eval_loss", self._line.evaluation),
+            ):
+                if name in logs:
+                    tqdm.write(line(*now, logs[name]))  # above the bar, where there is one
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any

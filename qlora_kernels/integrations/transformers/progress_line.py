@@ -8,17 +8,24 @@ class ProgressLine:
 
     def __init__(self, step: int, tokens: int) -> None:
         """At the start of a run: its step, and the tokens that it has seen before."""
-        self.step, self.tokens, self.seconds = step, tokens, time.perf_counter()
+        self._start(step, tokens)
 
-    def text(self, step: int, last_step: int, tokens: int, loss: float) -> str:
+    def training(self, step: int, last_step: int, tokens: int, loss: float) -> str:
         """The line of this step, of the time since the one before."""
-        now = time.perf_counter()
-        seconds = max(now - self.seconds, 1e-9)
+        seconds = max(time.perf_counter() - self.seconds, 1e-9)
         per_second = (tokens - self.tokens) / seconds
         left = seconds * (last_step - step) / max(step - self.step, 1)
-        self.step, self.tokens, self.seconds = step, tokens, now
+        self._start(step, tokens)
         minutes, rest = divmod(round(left), 60)
         return (
             f"step {step}/{last_step}  loss {loss:.4f}  {per_second:,.0f} tokens/s  "
             f"{minutes}:{rest:02d} left"
         )
+
+    def evaluation(self, step: int, last_step: int, tokens: int, loss: float) -> str:
+        """`step 20/300  evaluation loss 3.3012`; its time is none of training's."""
+        self._start(step, tokens)
+        return f"step {step}/{last_step}  evaluation loss {loss:.4f}"
+
+    def _start(self, step: int, tokens: int) -> None:
+        self.step, self.tokens, self.seconds = step, tokens, time.perf_counter()
