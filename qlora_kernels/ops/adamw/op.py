@@ -24,11 +24,11 @@ import torch
 
 from qlora_kernels.checks import InputError, check_dtype
 from qlora_kernels.dispatch import Room
-from qlora_kernels.ops.adamw import reference
+from qlora_kernels.ops.adamw import reference, triton_kernel
 from qlora_kernels.ops.adamw.segment import PARAMETER_DTYPES, Gate, Hyperparameters, Segment
 
-STEP = Room("adamw_step", reference)
-GATE = Room("gradient_gate", reference)
+STEP = Room("adamw_step", triton_kernel, reference)
+GATE = Room("gradient_gate", triton_kernel, reference)
 
 _EPSILON = 1e-6  # as in torch.nn.utils.clip_grad_norm_
 

@@ -101,7 +101,7 @@ class Gate(NamedTuple):
     @classmethod
     def open(cls, device: torch.device) -> "Gate":
         """Lets all through as it is, without a pass over the gradients: the norm is unknown."""
-        return cls(*(torch.tensor(value, device=device) for value in (float("nan"), 1.0, 0.0)))
+        return cls(*(torch.full((), value, device=device) for value in (float("nan"), 1.0, 0.0)))
 
     def to(self, device: torch.device) -> "Gate":
         """The same for the segments of another device."""
