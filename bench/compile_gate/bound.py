@@ -27,6 +27,7 @@ class Work:
     num_warps: int
     decoded_weights: int  # 0: it decodes none
     multiply_adds: float  # of its matrix instructions, all warps together
+    moved_bytes: int = 0  # 0: those of its loads and stores
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ def _bytes(work: Work) -> float:
 
     Loads of x are left out beside weights: programs that share them find them in the cache.
     """
+    if work.moved_bytes:
+        return work.moved_bytes
     lanes = WARP * work.num_warps
     stores = sum(i.global_bits for i in work.body.instructions if i.opcode == "STG") / 8
     if work.decoded_weights:

@@ -60,7 +60,8 @@ def compile_row(case: Any, architecture: int) -> Row:
     multiply_adds = sum(i.multiply_adds for i in body.instructions) * num_warps
     if body.matrix_instruction == "tcgen05":
         multiply_adds = passes * tensor_memory_multiply_adds(compiled.asm["ttgir"])
-    work = Work(body, num_warps, passes * case.decoded_weights, multiply_adds)
+    weights = passes * case.decoded_weights
+    work = Work(body, num_warps, weights, multiply_adds, case.moved_bytes)
     machine = MACHINES[architecture]
     found = bound(work, machine)
     per_weight = sass_per_weight(work)

@@ -20,7 +20,8 @@ class CompileCase:
     constexprs: the values of the constexpr arguments; aligned: the arguments (pointers and sizes)
     that are multiples of 16 when launched, as Triton's own specialization finds. decoded_weights:
     how many weights one program decodes in an iteration of its inner loop, or in all if it has no
-    loop; 0 for a kernel that decodes none.
+    loop; 0 for a kernel that decodes none. moved_bytes: what one program must read and write, where
+    its loads are also of tables that the cache holds; 0: what it loads and stores.
     """
 
     op: str
@@ -33,6 +34,7 @@ class CompileCase:
     fp_fusion: bool = True
     aligned: tuple[str, ...] = field(default=())
     decoded_weights: int = 0
+    moved_bytes: int = 0
 
     @property
     def name(self) -> str:

@@ -107,6 +107,14 @@ def test_a_kernel_that_multiplies_enough_hides_its_decoding():
     assert bound(many, MACHINES[90]).share == 1.0
 
 
+def test_tables_that_the_cache_holds_are_no_traffic():
+    looked_up = straight(*["LDG.E"] * 2, *["FFMA"] * 200)  # one of them from a table
+    honest = replace(looked_up, moved_bytes=4 * 128)
+    h100 = MACHINES[90]
+    shares = [bound(work, h100).share for work in (looked_up, honest)]
+    assert shares[0] < 1 and shares[0] == pytest.approx(2 * shares[1])
+
+
 def test_occupancy_is_what_registers_and_shared_memory_allow():
     h100 = MACHINES[90]
     assert occupancy(h100, 32, 0, 4) == 1.0

@@ -6,7 +6,7 @@ from functools import cache
 
 import torch
 
-from qlora_kernels.formats.blockwise8 import num_blocks, thresholds
+from qlora_kernels.formats.blockwise8 import BLOCK, num_blocks, thresholds
 from qlora_kernels.formats.codebooks import dynamic_map
 from qlora_kernels.gpu.availability import misplaced
 from qlora_kernels.gpu.compile_case import CompileCase
@@ -146,15 +146,24 @@ def compile_cases() -> Iterator[CompileCase]:
             "ROWS": ROWS,
         }
         names = f"{TRITON_TYPES[parameter]} parameters, {TRITON_TYPES[gradient]} gradients"
-        yield _case(adamw_kernel, names + ("" if is_aligned else ", unaligned"), step, constants)
+        names += "" if is_aligned else ", unaligned"
+        # Parameters and both 8-bit states are read and written, gradients read; no master.
+        moved = ROWS * BLOCK * (2 * parameter.itemsize + gradient.itemsize + 2 * 2)
+        yield _case(adamw_kernel, names, step, constants, moved)
     for gradient in DTYPES:
         constants = {"GRADIENT": DTYPES[gradient], "ALIGNED": True, "ROWS": ROWS}
         signature = tables | work | {"partial": "*fp64"}
-        yield _case(squares_kernel, f"{TRITON_TYPES[gradient]} gradients", signature, constants)
+        names = f"{TRITON_TYPES[gradient]} gradients"
+        moved = ROWS * BLOCK * gradient.itemsize
+        yield _case(squares_kernel, names, signature, constants, moved)
 
 
 def _case(
-    kernel: object, description: str, signature: dict[str, str], constants: dict[str, object]
+    kernel: object,
+    description: str,
+    signature: dict[str, str],
+    constants: dict[str, object],
+    moved_bytes: int,
 ) -> CompileCase:
     return CompileCase(
         "adamw",
@@ -164,4 +173,5 @@ def _case(
         constants,
         num_warps=_NUM_WARPS,
         aligned=tuple(signature),
+        moved_bytes=moved_bytes,
     )
