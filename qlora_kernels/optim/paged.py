@@ -125,6 +125,8 @@ class Pages:
                 self._devices[device] = DevicePages(device, self._settings)
             self._devices[device].add([p for p in added if p.device == device])
         self._parameters.update({p.parameter: p for p in added})
+        for pages in self._devices.values():
+            pages.states.prepare()
 
     def __getitem__(self, parameter: Tensor) -> PagedParameter:
         return self._parameters[parameter]

@@ -93,7 +93,7 @@ class Pager:
         """Find a place for pages that came since the last time."""
         if self._store is not None:
             self._store.reserve(len(self._pages))
-            if self._widest() > self._frames[0].numel():
+            if not self._frames or self._widest() > self._frames[0].numel():
                 self._move_out()
             return
         known = len(self._frames)
@@ -143,7 +143,7 @@ class Pager:
         machine.storing.record().result()
         machine.fetching.record().result()
         self._before_move()
-        self._frames, self._ready = [], {}
+        self._frames, self._held, self._ready = [], [], {}
         count = (self._budget or FRAMES * self._page_bytes) // self._page_bytes
         count = min(count, len(self._pages))
         self._frames = list(machine.allocate(count * self._widest()).split(self._widest()))

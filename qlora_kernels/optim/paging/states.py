@@ -64,6 +64,16 @@ class PagedStates:
         self._tensors += tensors
         return self._layout.add(tensors)
 
+    def prepare(self) -> None:
+        """Take the memory, and the room on the disk, for all tensors: what may be refused."""
+        try:
+            self._pager.adopt()
+            return
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+        self._pager.shrink()
+
     def update(self, numbers: Collection[int], work: Callable[[list[Piece]], object]) -> None:
         """Call `work` with the states of these tensors, a few runs at a time, each run once.
 

@@ -1,6 +1,8 @@
 """Paged and not, the same bits; copies, pickles, failures and files in between."""
 
 import copy
+import errno
+import os
 import pickle
 from collections.abc import Callable
 from functools import partial
@@ -168,6 +170,25 @@ def test_out_of_memory_before_a_step(make, paging, monkeypatch):
     monkeypatch.setattr(module, "gradient_gate", failing)
     paged.step()
     assert paged.paging_stats()["evictions"] == 1
+    assert same(weights(plain), weights(paged)) and same_states(plain, paged)
+
+
+def test_a_full_disk_is_found_before_anything_changes(make, paging, monkeypatch):
+    plain, paged = make(), make(**paging)
+    before = weights(paged)
+
+    def full(descriptor, offset, count):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if paging["memory_budget"] == 14_000:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "posix_fallocate", full)
+            with pytest.raises(qk.InputError, match="should have room for"):
+                train(paged, 1)
+        assert same(weights(paged), before)
+        assert all(state["step"] == 0 for state in paged.state.values())
+    train(plain, 2)
+    train(paged, 2)
     assert same(weights(plain), weights(paged)) and same_states(plain, paged)
 
 

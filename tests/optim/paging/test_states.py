@@ -176,6 +176,27 @@ def test_out_of_memory_twice_is_raised_and_the_rest_can_be_done(unlimited, tmp_p
     assert equal(paged.read(range(len(SIZES))), unlimited)
 
 
+@pytest.mark.parametrize("failures", [1, 2])
+def test_no_memory_for_the_frames_themselves(failures, unlimited, tmp_path):
+    """Once: fewer are made. Twice: that is an error, after which it can be tried again."""
+    world, calls = World(0), []
+
+    def allocate(num_bytes):
+        calls.append(num_bytes)
+        if len(calls) <= failures:
+            raise torch.OutOfMemoryError("simulated")
+        return torch.empty(num_bytes, dtype=torch.uint8)
+
+    paged = filled(None, tmp_path, machine=world.machine(allocate))
+    if failures == 2:
+        with pytest.raises(torch.OutOfMemoryError):
+            paged.prepare()
+    paged.prepare()
+    paged.write(unlimited)
+    world.settle()
+    assert paged._pager.paging
+
+
 def test_another_error_is_not_tried_again(tmp_path):
     def failing(pieces):
         raise RuntimeError("a mistake")
