@@ -61,8 +61,7 @@ def telling_stale(run: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return run(*arguments, **named)
         except (TypeError, AttributeError) as error:
-            told = str(error)
-            if any(mark in told for mark in _MARKS_OF_STALE):
+            if _is_stale() or any(mark in str(error) for mark in _MARKS_OF_STALE):
                 raise InputError(
                     "native: qlora_kernels._cpu should be built from the sources beside it, was "
                     "built from others (rebuild it: pip install --no-deps --editable .)"
@@ -70,6 +69,15 @@ def telling_stale(run: Callable[..., Any]) -> Callable[..., Any]:
             raise
 
     return running
+
+
+def _is_stale() -> bool:
+    """Whether the module is older than its sources, where these lie beside the package."""
+    module = _load_cpu()[0]
+    sources = (Path(__file__).parents[1] / "csrc").rglob("*")
+    return module is not None and any(
+        file.stat().st_mtime > Path(module.__file__).stat().st_mtime for file in sources
+    )
 
 
 @cache

@@ -7,11 +7,12 @@ import json
 import logging
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import qlora_kernels as qk
 from qlora.settings import add_arguments as add_settings
 from qlora.settings import from_arguments, setting
+from qlora.storage import Format, base_config
 from qlora_kernels.errors import InputError
 
 if TYPE_CHECKING:
@@ -40,8 +41,9 @@ class EvaluateSettings:
     adapter: Path | None = setting(
         None, "adapter folder in peft's format, to compare with the base"
     )
-    format: Literal["nf4", "fp4", "int8", "nf4-tuned", "none"] = setting(
-        "nf4", "storage of the base, as in training; none leaves it as it is"
+    format: Format = setting("nf4", "storage of the base, as in training; none leaves it as it is")
+    format_pattern: dict[str, Format] | None = setting(
+        None, "another storage for some layers, as in training: down_proj=int8"
     )
     block_size: int = setting(64, "weights that share one scale, as in training")
     double_quant: bool = setting(True, "quantize the scales too, as in training")
@@ -61,26 +63,22 @@ class EvaluateSettings:
     @property
     def layers(self) -> qk.QLoRAConfig:
         """What `prepare_model` is told; the adapter's own file says the rest."""
-        return qk.QLoRAConfig(
-            format=self.format,
-            block_size=self.block_size,
-            double_quant=self.double_quant,
-            scale_search=self.scale_search,
-        )
+        return base_config(self)
 
 
 def evaluate_file(settings: EvaluateSettings) -> "dict[str, Evaluation]":
     """Evaluate `base` and, if there is one, `adapter` on a data file; raises InputError."""
     from qlora.data.encode import pad_token  # with transformers: seconds to import
     from qlora.evaluation import evaluate
-    from qlora.models import load_tuned
+    from qlora.models import load_prepared
 
-    model, tokenizer = load_tuned(settings.model, settings.adapter, settings.layers)
+    adapters = [settings.adapter] if settings.adapter else []
+    model, tokenizer = load_prepared(settings.model, adapters, settings.layers)
     rows = read_rows(settings, model, tokenizer)
     how = pad_token(tokenizer), settings.batch_size
-    with qk.nn.disable_adapters(model):
-        results = {"base": evaluate(model, rows, *how)}
-    if settings.adapter:
+    results = {"base": evaluate(model, rows, *how)}
+    for adapter in adapters:
+        qk.load_adapter(model, adapter)
         results["adapter"] = evaluate(model, rows, *how)
     return results
 

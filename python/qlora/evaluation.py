@@ -9,9 +9,14 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from qlora.data import Example
-from qlora.objective import Supervised, autocast, head_weight, supervise, supervised_hidden
-
-CHUNK_BYTES = 64 * 2**20  # of float32 logits at a time
+from qlora.objective import (
+    CHUNK_BYTES,
+    Supervised,
+    autocast,
+    head_logits,
+    supervise,
+    supervised_hidden,
+)
 
 
 @dataclass(frozen=True)
@@ -66,13 +71,12 @@ def _judge(model: PreTrainedModel, supervised: Supervised) -> tuple[float, Tenso
     labels = supervised.labels.to(model.device)
     with autocast(model):
         hidden = supervised_hidden(model, supervised)
-    head = head_weight(model)
-    rows_per_chunk = max(1, CHUNK_BYTES // (head.shape[0] * 4))
+    rows_per_chunk = max(1, CHUNK_BYTES // (model.get_output_embeddings().out_features * 4))
     loss = torch.zeros((), dtype=torch.float64, device=hidden.device)
     hits = torch.empty_like(labels, dtype=torch.bool)
     for start in range(0, len(labels), rows_per_chunk):
         chunk = slice(start, start + rows_per_chunk)
-        logits = functional.linear(hidden[chunk].to(head.dtype), head).float()
+        logits = head_logits(model, hidden[chunk]).float()
         loss += functional.cross_entropy(logits, labels[chunk], reduction="none").double().sum()
         hits[chunk] = logits.argmax(-1) == labels[chunk]
     return loss.item(), hits.cpu()

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from qlora.settings import add_arguments as add_settings
 from qlora.settings import from_arguments, setting
+from qlora.storage import Format, base_config
 from qlora_kernels.errors import InputError
 
 HELP = """\
@@ -41,8 +42,9 @@ class GenerateSettings:
     temperature: float = setting(0.0, "0 takes the likeliest token; 1 samples as the model says")
     top_p: float = setting(1.0, "sample from the likeliest tokens that make up this probability")
     seed: int = setting(0, "of the sampling")
-    format: Literal["nf4", "fp4", "int8", "nf4-tuned", "none"] = setting(
-        "nf4", "storage of the base, as in training; none leaves it as it is"
+    format: Format = setting("nf4", "storage of the base, as in training; none leaves it as it is")
+    format_pattern: dict[str, Format] | None = setting(
+        None, "another storage for some layers, as in training: down_proj=int8"
     )
     block_size: int = setting(64, "weights that share one scale, as in training")
     double_quant: bool = setting(True, "quantize the scales too, as in training")
@@ -86,16 +88,11 @@ def run(arguments: argparse.Namespace) -> int:
     prompt = sys.stdin.read() if settings.prompt == "-" else settings.prompt
     from transformers import TextStreamer  # takes seconds to import
 
-    import qlora_kernels as qk
     from qlora.models import load_tuned
 
-    base = qk.QLoRAConfig(
-        format=settings.format,
-        block_size=settings.block_size,
-        double_quant=settings.double_quant,
-        scale_search=settings.scale_search,
+    model, tokenizer = load_tuned(
+        settings.model, settings.adapter, base_config(settings), settings.dtype
     )
-    model, tokenizer = load_tuned(settings.model, settings.adapter, base, settings.dtype)
     options = {"skip_prompt": True, "skip_special_tokens": True}
     streamer = None if arguments.json else TextStreamer(tokenizer, **options)
     completion = complete(model, tokenizer, prompt, settings, streamer)

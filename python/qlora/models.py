@@ -6,7 +6,7 @@ Nothing is downloaded, and no code that comes with a model is run.
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +22,8 @@ from qlora.quantize.stored import METHOD, load_stored, stored_method
 from qlora_kernels.checks import check_choice
 from qlora_kernels.errors import InputError
 from qlora_kernels.files import whole_folder
+from qlora_kernels.formats.adapter_folder import AdapterFolder, read_adapter_folder
+from qlora_kernels.nn.embedding_files import beside_factors
 
 logger = logging.getLogger(__name__)
 
@@ -70,16 +72,48 @@ def load_tuned(
 ) -> tuple[PreTrainedModel, Any]:
     """Load `(model, tokenizer)` to use what `qlora train` made, on the first GPU or the CPU.
 
-    The model gets the base format of `base` and the adapter of a peft folder (None: none).
-    Raises InputError as `load_model` does, and for an adapter that does not fit the model.
+    The model gets the base format of `base` and the adapter of a peft folder (None: none), with
+    all that the folder holds: modules trained whole, adapters of embeddings and head, rows of
+    tokens, biases. Raises InputError as `load_model` does, and for an adapter that does not fit.
     """
-    model, tokenizer = load_model(path, dtype)
-    qk.prepare_model(model, replace(base, targets=()))
+    model, tokenizer = load_prepared(path, [] if adapter is None else [adapter], base, dtype)
     if adapter is not None:
         qk.load_adapter(model, adapter)
+    return model, tokenizer
+
+
+def load_prepared(
+    path: str | Path,
+    adapters: Sequence[str | Path],
+    base: qk.QLoRAConfig,
+    dtype: str = "auto",
+) -> tuple[PreTrainedModel, Any]:
+    """Load `(model, tokenizer)` with a place for each of the adapters and none of them in it yet.
+
+    It computes what the base does until `qk.load_adapter` gives it one of them.
+    """
+    folders = [read_adapter_folder(adapter) for adapter in adapters]
+    model, tokenizer = load_model(path, dtype)
+    qk.prepare_model(model, _with_places(model, folders, base))
     if torch.cuda.is_available():
         cast(nn.Module, model).to("cuda")
     return model, tokenizer
+
+
+def _with_places(
+    model: PreTrainedModel, folders: Sequence[AdapterFolder], base: qk.QLoRAConfig
+) -> qk.QLoRAConfig:
+    """`base`, with the head and embeddings that folders adapt, and the modules that they hold."""
+    adapted = {name for folder in folders for name in (*folder.layers, *folder.embeddings)}
+    head = model.get_output_embeddings()
+    special = {n for n, m in model.named_modules() if m is head or isinstance(m, nn.Embedding)}
+    whole = {name.rpartition(".")[0] for folder in folders for name in beside_factors(folder)}
+    return replace(
+        base,
+        targets=sorted(adapted & special),
+        modules_to_save=sorted(whole),
+        untie=bool(adapted & special or whole),
+    )
 
 
 def compute_dtype(device: str | torch.device | None = None) -> torch.dtype:

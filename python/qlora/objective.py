@@ -3,7 +3,8 @@
     loss = sum over supervised t of -log softmax(W h[t - 1])[token t],    W the output head
 
 The base transformer gives the hidden states h; the head is applied to the supervised positions
-only, in chunks. `qlora.probe` proves beforehand that a model's own logits are `W h`.
+only, in chunks. `qlora.probe` proves beforehand that a model's own logits are `W h`. An adapted
+head is called as the module that it is, and its logits are computed again in backward.
 """
 
 import inspect
@@ -12,11 +13,15 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 import qlora_kernels as qk
 from qlora.data import IGNORE, Batch, Example, collate
+
+CHUNK_BYTES = 64 * 2**20  # of float32 logits at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +46,34 @@ def loss_sum(model: PreTrainedModel, supervised: Supervised) -> Tensor:
     labels = supervised.labels.to(model.device)
     with autocast(model):
         hidden = supervised_hidden(model, supervised)
+        if is_adapted(model.get_output_embeddings()):
+            return _through_head(model.get_output_embeddings(), hidden, labels)
     return qk.ops.linear_cross_entropy(hidden, head_weight(model), labels, reduction="sum")
+
+
+def is_adapted(head: nn.Module) -> bool:
+    """Whether the head is more than its weight: an adapter, or rows of tokens."""
+    return isinstance(head, (qk.nn.QLoRALinear, qk.nn.TokenHead))
+
+
+def head_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """What the head makes of hidden states [m, k], without a bias of a plain one: [m, v]."""
+    head = model.get_output_embeddings()
+    if head.weight.is_floating_point():
+        hidden = hidden.to(head.weight.dtype)
+    if is_adapted(head):
+        return cast(Tensor, head(hidden))
+    return functional.linear(hidden, head.weight)
+
+
+def _through_head(head: nn.Module, hidden: Tensor, labels: Tensor) -> Tensor:
+    rows = max(1, CHUNK_BYTES // (4 * head.out_features))  # type: ignore[operator]
+
+    def part(hidden: Tensor, labels: Tensor) -> Tensor:
+        return functional.cross_entropy(head(hidden).float(), labels, reduction="sum")
+
+    parts = zip(hidden.split(rows), labels.split(rows), strict=True)
+    return torch.stack([checkpoint(part, h, y, use_reentrant=False) for h, y in parts]).sum()
 
 
 def supervised_hidden(model: PreTrainedModel, supervised: Supervised) -> Tensor:

@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import PreTrainedModel
 
 from qlora.data.isolation import check_isolation
-from qlora.objective import head_weight, vocabulary_size
+from qlora.objective import head_logits, vocabulary_size
 from qlora_kernels.errors import InputError
 
 TOKENS = 16
@@ -39,8 +38,6 @@ def _check_parts(model: PreTrainedModel) -> None:
             "model: should be a causal LM with a base model and an output head, was"
             f" {type(model).__name__} without"
         )
-    if not head.weight.is_floating_point() or getattr(head, "lora_a", None) is not None:
-        raise InputError("model: the output head should be left as it is, was quantized or adapted")
 
 
 def _check_logits(model: PreTrainedModel) -> None:
@@ -56,7 +53,7 @@ def _check_logits(model: PreTrainedModel) -> None:
     try:
         with torch.no_grad():
             logits = model(input_ids=_tokens(model), use_cache=False).logits.float()
-            plain = functional.linear(seen[0], head_weight(model))
+            plain = head_logits(model, seen[0])
     finally:
         hook.remove()
         model.train(training)

@@ -11,6 +11,7 @@ from qlora_kernels.nn.description import Description, describe
 from qlora_kernels.nn.importance import measure_importance
 from qlora_kernels.nn.merging import MergeLoss, merge_adapter, unmerge_adapter
 from qlora_kernels.nn.parameter_groups import parameter_groups
+from qlora_kernels.nn.qlora_embedding import QLoRAEmbedding
 from qlora_kernels.nn.qlora_linear import QLoRALinear
 from qlora_kernels.nn.requantize import requantize
 from qlora_kernels.nn.shared_input import share_inputs
@@ -20,12 +21,15 @@ from qlora_kernels.nn.surgery import (
     prepare_model,
     quantized_layers,
 )
+from qlora_kernels.nn.token_rows import TokenHead
 
 __all__ = [
     "Description",
     "MergeLoss",
     "QLoRAConfig",
+    "QLoRAEmbedding",
     "QLoRALinear",
+    "TokenHead",
     "adapter_parameters",
     "adapters_of",
     "describe",

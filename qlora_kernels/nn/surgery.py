@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from qlora_kernels.checks import InputError
-from qlora_kernels.formats import QuantizedTensor, QuantSpec
+from qlora_kernels.formats import Base, QuantizedTensor, QuantSpec
 from qlora_kernels.nn.config import QLoRAConfig
 from qlora_kernels.nn.embeddings import (
     adapt_embeddings,
@@ -194,17 +194,22 @@ def _layer(
 
 def _over_codes(layer: QLoRALinear, config: QLoRAConfig, name: str, adapt: bool) -> QLoRALinear:
     """A layer over the same memory, if the config would have made it so."""
-    base, wanted = layer.base, config.spec_of(name)
-    stored = base.spec if isinstance(base, QuantizedTensor) else None
-    if stored != (wanted and replace(wanted, scale_search=False)):
-        raise InputError(
-            f"prepare_model: {name} should be asked for as it is stored, {_told(stored)}, "
-            f"was asked for as {_told(wanted)}"
-        )
-    made = QLoRALinear(base, layer.bias).train(layer.training)
+    check_stored("prepare_model", name, layer.base, config)
+    made = QLoRALinear(layer.base, layer.bias).train(layer.training)
     if adapt:
         made.add_adapter(config, name)
     return made
+
+
+def check_stored(who: str, name: str, base: Base, config: QLoRAConfig) -> None:
+    """Refuse a base that the config would not have made; searched scales leave no trace."""
+    wanted = config.spec_of(name)
+    stored = base.spec if isinstance(base, QuantizedTensor) else None
+    if stored != (wanted and replace(wanted, scale_search=False)):
+        raise InputError(
+            f"{who}: {name} should be asked for as it is stored, {_told(stored)}, "
+            f"was asked for as {_told(wanted)}"
+        )
 
 
 def _told(spec: QuantSpec | None) -> str:

@@ -98,9 +98,17 @@ def test_rows_longer_than_the_positions_are_refused(model):
     )
 
 
-def test_a_quantized_head_is_refused(model):
-    qk.prepare_model(model, qk.QLoRAConfig(quantize_head=True, untie=True))
-    assert "the output head should be left as it is" in refusal(model)
+@pytest.mark.parametrize(
+    "config",
+    [
+        qk.QLoRAConfig(quantize_head=True, untie=True),
+        qk.QLoRAConfig(targets=["lm_head", "embed_tokens"], untie=True),
+        qk.QLoRAConfig(trainable_tokens=[3, 700]),
+    ],
+    ids=["quantized", "adapted", "rows of tokens"],
+)
+def test_a_head_that_is_more_than_a_weight_passes(model, config):
+    check_model(qk.prepare_model(model, config), 16, packing=True)
 
 
 def test_a_model_without_head_is_refused(model):

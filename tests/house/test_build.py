@@ -1,5 +1,6 @@
 """What the tests run is this tree, and its extension is no older than its sources."""
 
+import os
 from pathlib import Path
 from types import ModuleType
 
@@ -39,9 +40,16 @@ def test_a_module_built_from_other_sources_is_told_in_one_sentence(monkeypatch, 
     assert "\n" not in str(told.value)
 
 
-def test_other_errors_of_a_kernel_stay_what_they_are():
+def test_other_errors_of_a_kernel_stay_what_they_are(monkeypatch, tmp_path: Path):
     def run() -> None:
         raise TypeError("something else")
 
     with pytest.raises(TypeError, match="something else"):
+        native.telling_stale(run)()
+    built = ModuleType("qlora_kernels._cpu")
+    built.__file__ = str(tmp_path / "_cpu.so")
+    Path(built.__file__).touch()
+    os.utime(built.__file__, (0, 0))  # older than its sources
+    monkeypatch.setattr(native, "_load_cpu", lambda: (built, None))
+    with pytest.raises(qlora_kernels.InputError, match="_cpu should be built from"):
         native.telling_stale(run)()

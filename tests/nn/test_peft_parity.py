@@ -133,9 +133,8 @@ def losses(model: nn.Module, tokens: torch.Tensor, steps: int = 50) -> torch.Ten
     return torch.stack(values)
 
 
-@pytest.mark.parametrize(
-    ("method", "format"), [("lora", "none"), ("rslora", "nf4"), ("dora", "none"), ("dora", "nf4")]
-)
+@pytest.mark.parametrize("format", ["none", "nf4"])
+@pytest.mark.parametrize("method", ["lora", "rslora", "dora"])
 def test_50_training_steps_give_the_same_losses(model, loaded, tokens, method: str, format: str):
     config = QLoRAConfig(rank=4, alpha=8, format=format, **METHODS[method])
     torch.manual_seed(0)

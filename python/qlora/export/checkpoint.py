@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 import qlora_kernels as qk
+from qlora.export.codes import Stored, read_stored, tensor_names
 from qlora.export.plan import Plan
 from qlora.export.tensor_files import INDEX_FILE, ShardWriter, TensorSpec, index_of, shards_of
 from qlora_kernels.errors import InputError
@@ -18,7 +19,7 @@ from qlora_kernels.nn.merging import MergeLoss, merge_into
 
 Progress = Callable[[int, int, str], None]
 # (name, tensor of the checkpoint) -> what takes its place.
-Rewrite = Callable[[str, torch.Tensor], Mapping[str, torch.Tensor]]
+Rewrite = Callable[[str, Stored], Mapping[str, torch.Tensor]]
 
 # Everything else that a model folder has beside its weights: small, and copied as it is.
 _COPIED = ("*.json", "*.txt", "*.jinja", "*.model")
@@ -27,8 +28,8 @@ _COPIED = ("*.json", "*.txt", "*.jinja", "*.model")
 def into_16_bits(plan: Plan, dtype: torch.dtype | None) -> Rewrite:
     """Merged weights, rounded once to `dtype` (None: the checkpoint's own)."""
 
-    def rewrite(name: str, tensor: torch.Tensor) -> Mapping[str, torch.Tensor]:
-        if not tensor.is_floating_point():
+    def rewrite(name: str, tensor: Stored) -> Mapping[str, torch.Tensor]:
+        if isinstance(tensor, torch.Tensor) and not tensor.is_floating_point():
             return {name: tensor}
         merged = plan.merged(name, tensor).to(dtype or tensor.dtype)
         if not merged.isfinite().all():
@@ -47,7 +48,7 @@ def into_4_bits(plan: Plan, dtype: torch.dtype | None, losses: dict[str, MergeLo
 
     dense = into_16_bits(plan, dtype)
 
-    def rewrite(name: str, tensor: torch.Tensor) -> Mapping[str, torch.Tensor]:
+    def rewrite(name: str, tensor: Stored) -> Mapping[str, torch.Tensor]:
         if not plan.quantizes(name):
             return dense(name, tensor)
         base, factors = plan.base(name, tensor), plan.factors(name.removesuffix(".weight"))
@@ -68,14 +69,15 @@ def rewrite_model(
     the adapter changes.
     """
     shards = shards_of(model)
-    present = {name for shard in shards for name in shard.specs}
+    names = [tensor_names(shard) for shard in shards]
+    present = {name for some in names for name in some}
     _check_complete(plan, present, model)
     files: dict[str, Mapping[str, TensorSpec]] = {}
     done = 0
-    for shard in shards:
+    for shard, some in zip(shards, names, strict=True):
         with ShardWriter(output / shard.path.name) as writer:
-            for name in shard.specs:
-                tensor = shard.read(name)
+            for name in some:
+                tensor = read_stored(shard, name)
                 for target in _targets(plan, name, present):
                     for key, value in rewrite(target, tensor).items():
                         writer.add(key, value)
@@ -97,13 +99,12 @@ def change_config(output: Path, **changes: Any) -> None:
 
 def bitsandbytes_config(plan: Plan, compute_dtype: str) -> dict[str, Any]:
     """What transformers wants in config.json to load the checkpoint with bitsandbytes."""
-    assert plan.spec is not None
     return {
         "quant_method": "bitsandbytes",
         "load_in_4bit": True,
         "load_in_8bit": False,
-        "bnb_4bit_quant_type": plan.spec.format,
-        "bnb_4bit_use_double_quant": plan.spec.double_quant,
+        "bnb_4bit_quant_type": plan.storage.format,
+        "bnb_4bit_use_double_quant": plan.storage.double_quant,
         "bnb_4bit_compute_dtype": compute_dtype,
         "bnb_4bit_quant_storage": "uint8",
         "llm_int8_skip_modules": sorted(plan.skeleton.linear - plan.skeleton.quantized),

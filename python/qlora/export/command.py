@@ -10,11 +10,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import qlora_kernels as qk
 from qlora.settings import add_arguments as add_settings
 from qlora.settings import from_arguments, setting
+from qlora.storage import Format, base_config
 from qlora_kernels.errors import InputError
 from qlora_kernels.files import whole_folder
-from qlora_kernels.formats import QuantSpec
 
 if TYPE_CHECKING:
     from qlora.export.plan import Plan
@@ -58,8 +59,11 @@ class ExportSettings:
     base_weights: Literal["dequantized", "original"] = setting(
         "dequantized", "merge into the base as training saw it, or as it was before"
     )
-    format: Literal["nf4", "fp4", "int8", "nf4-tuned", "none"] = setting(
+    format: Format = setting(
         "nf4", "storage of the base, as in training; none: it was not quantized"
+    )
+    format_pattern: dict[str, Format] | None = setting(
+        None, "another storage for some layers, as in training: down_proj=int8"
     )
     block_size: int = setting(64, "weights that share one scale, as in training")
     double_quant: bool = setting(True, "quantize the scales too, as in training")
@@ -87,15 +91,16 @@ class ExportSettings:
             raise InputError(f"export: --model should be a Hugging Face folder, was {self.model}")
         if not 0 <= self.min_retained <= 1:
             raise InputError(f"export: min_retained should be in [0, 1], was {self.min_retained}")
-        if self.spec is not None:
-            self.spec.check("export")
+        if self.to == "4bit" and self.format_pattern:
+            raise InputError("export: --to 4bit should have one format, has a --format-pattern")
+        _ = self.layers  # checks its own part
 
     @property
-    def spec(self) -> QuantSpec | None:
-        """The format of the base that the adapter is merged into; None: as the checkpoint is."""
-        if self.format == "none" or self.base_weights == "original":
-            return None
-        return QuantSpec(self.format, self.block_size, self.double_quant, self.scale_search)
+    def layers(self) -> qk.QLoRAConfig:
+        """How the base is stored that the adapter is merged into; none: as the checkpoint is."""
+        if self.base_weights == "original":
+            return qk.QLoRAConfig(format="none")
+        return base_config(self)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -136,7 +141,7 @@ def _to_16_bits(settings: ExportSettings) -> dict[str, Any]:
     from qlora.models import DTYPES
 
     assert settings.model and settings.output
-    plan = plan_of(settings.model, settings.adapter, settings.spec)
+    plan = plan_of(settings.model, settings.adapter, settings.layers)
     dtype = DTYPES.get(settings.dtype)
     report: dict[str, Any] = {"output": str(settings.output)}
     with whole_folder(settings.output) as temporary:
@@ -163,7 +168,7 @@ def _to_4_bits(settings: ExportSettings) -> dict[str, Any]:
     from qlora_kernels.nn.merging import MergeLoss, check_retained, retained
 
     assert settings.model and settings.output
-    plan = plan_of(settings.model, settings.adapter, settings.spec)
+    plan = plan_of(settings.model, settings.adapter, settings.layers)
     if plan.skeleton.transposed:
         raise InputError("export: --to 4bit should have a model of nn.Linear, has GPT-2's Conv1D")
     losses: dict[str, MergeLoss] = {}

@@ -10,8 +10,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import qlora_kernels as qk
+from qlora.export.codes import Stored
 from qlora_kernels.errors import InputError
-from qlora_kernels.formats import Adapter, Base, QuantSpec
+from qlora_kernels.formats import Adapter, Base
 from qlora_kernels.formats.adapter_folder import (
     AdapterFolder,
     AdapterFolderConfig,
@@ -21,6 +22,8 @@ from qlora_kernels.formats.adapter_folder import (
 from qlora_kernels.nn import quantized_layers
 from qlora_kernels.nn.merging import merged_weight
 from qlora_kernels.nn.qlora_linear import is_conv1d
+from qlora_kernels.nn.surgery import check_stored
+from qlora_kernels.nn.targets import check_patterns
 
 _NOTHING = AdapterFolder(layers={}, config=AdapterFolderConfig())
 
@@ -47,6 +50,8 @@ def skeleton_of(folder: str | Path) -> Skeleton:
     """Build the model of a folder's config.json on no device; runs no code of the folder."""
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config  # what is stored as codes has its own way in
         with torch.device("meta"):
             model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except Exception as error:  # whatever a library raises about a file, the file is at fault
@@ -75,11 +80,11 @@ def skeleton_of(folder: str | Path) -> Skeleton:
 class Plan:
     """How tensors change: `W' = W + s B A` and what else the adapter folder holds.
 
-    spec: the format of the base that the adapter was trained on; None: the weights as they are.
+    storage: how the base was stored that the adapter was trained on.
     """
 
     skeleton: Skeleton
-    spec: QuantSpec | None
+    storage: qk.QLoRAConfig
     adapter: AdapterFolder = field(default=_NOTHING)
 
     @property
@@ -98,17 +103,22 @@ class Plan:
         found = self.adapter.layers.get(module)
         return None if found is None else _adapter(found)
 
-    def base(self, name: str, weight: torch.Tensor, importance: torch.Tensor | None = None) -> Base:
+    def base(self, name: str, weight: Stored, importance: torch.Tensor | None = None) -> Base:
         """The base [out, in] that the adapter saw when it was trained.
 
-        importance: what an error in each of its columns counts, where scales are searched.
+        importance: what an error in each of its columns counts, where scales are searched. Raises
+        InputError for codes that are stored in another way than `storage` says.
         """
         module = name.removesuffix(".weight")
+        if isinstance(weight, qk.QuantizedTensor):
+            check_stored("export", module, weight, self.storage)
+            return weight
         if module in self.skeleton.transposed:
             weight = weight.T.contiguous()
-        if self.spec is None or not self.quantizes(name):
+        spec = self.storage.spec_of(module)
+        if spec is None or not self.quantizes(name):
             return weight
-        return qk.quantize(weight, **asdict(self.spec), importance=importance)
+        return qk.quantize(weight, **asdict(spec), importance=importance)
 
     def quantizes(self, name: str) -> bool:
         """Whether training quantized this parameter."""
@@ -116,25 +126,19 @@ class Plan:
         replaced = name in self.adapter.saved_modules
         return parameter == "weight" and module in self.skeleton.quantized and not replaced
 
-    def merged(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+    def merged(self, name: str, stored: Stored) -> torch.Tensor:
         """The parameter's value with the adapter in it: float32 where it was computed."""
         module, _, parameter = name.rpartition(".")
-        tensor = self.adapter.saved_modules.get(name, tensor)
+        stored = self.adapter.saved_modules.get(name, stored)
+        if module in self.skeleton.linear and parameter == "weight":
+            tensor = self._merged_linear(name, module, stored)
+        else:
+            assert isinstance(stored, torch.Tensor), name  # only linear layers have codes
+            tensor = stored
         if parameter == "bias":
             return self.adapter.biases.get(module, tensor)
         if parameter != "weight":
             return tensor
-        if module in self.skeleton.linear and (
-            module in self.adapter.layers or self.quantizes(name)
-        ):
-            base, factors = self.base(name, tensor), self.factors(module)
-            if factors is not None:
-                tensor = merged_weight(base, factors)
-            elif isinstance(base, torch.Tensor):
-                tensor = base
-            else:
-                tensor = qk.dequantize(base, torch.float32)
-            tensor = tensor.T.contiguous() if module in self.skeleton.transposed else tensor
         if (embedded := self.adapter.embeddings.get(module)) is not None:
             update = embedded.b.float() @ embedded.a.float()
             tensor = tensor.float() + embedded.scaling * update.T
@@ -144,6 +148,16 @@ class Plan:
             tensor[list(rows.indices)] = rows.rows.float()
         return tensor
 
+    def _merged_linear(self, name: str, module: str, stored: Stored) -> torch.Tensor:
+        base, factors = self.base(name, stored), self.factors(module)
+        if factors is not None:
+            weight = merged_weight(base, factors)
+        elif isinstance(base, torch.Tensor):
+            weight = base
+        else:
+            weight = qk.dequantize(base, torch.float32)
+        return weight.T.contiguous() if module in self.skeleton.transposed else weight
+
     def _rows_of_tied(self, module: str) -> Any:
         """The embedding's rows, where the head is a copy of it that must follow."""
         skeleton = self.skeleton
@@ -151,14 +165,15 @@ class Plan:
         return self.adapter.token_rows.get(skeleton.embedding) if follows else None  # type: ignore[arg-type]
 
 
-def plan_of(model: str | Path, adapter: str | Path | None, spec: QuantSpec | None) -> Plan:
+def plan_of(model: str | Path, adapter: str | Path | None, storage: qk.QLoRAConfig) -> Plan:
     """Read the adapter and check that every part of it has its place in the model.
 
     Raises InputError for a folder that is no model or no adapter, and for parts that do not fit.
     """
     skeleton = skeleton_of(model)
+    check_patterns(sorted(skeleton.quantized), sorted(skeleton.linear), storage)
     if adapter is None:
-        return Plan(skeleton, spec)
+        return Plan(skeleton, storage)
     folder = read_adapter_folder(adapter)
     for name, factors in folder.layers.items():
         shape = (factors.b.shape[0], factors.a.shape[1])
@@ -183,7 +198,7 @@ def plan_of(model: str | Path, adapter: str | Path | None, spec: QuantSpec | Non
                 f"{max(rows.indices)}"
             )
         _check(f"{name}.weight", (vocabulary, rows.rows.shape[1]), skeleton, adapter)
-    return Plan(skeleton, spec, folder)
+    return Plan(skeleton, storage, folder)
 
 
 def _check(name: str, shape: tuple[int, ...], skeleton: Skeleton | None, adapter: Any) -> None:

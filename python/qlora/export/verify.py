@@ -1,6 +1,6 @@
 """A merged model is loaded again and must answer as base and adapter do."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -72,15 +72,19 @@ def _prepare(plan: Plan, model: nn.Module) -> None:
         head = model.get_submodule(str(skeleton.head))
         head.weight = nn.Parameter(head.get_parameter("weight").detach().clone())
     replaced = {name.rpartition(".")[0] for name in plan.adapter.saved_modules}
-    dense = {name: model.get_submodule(name) for name in replaced & skeleton.quantized}
-    options: dict[str, Any] = {"format": "none"}
-    if (spec := plan.spec) is not None:
-        names = ("format", "block_size", "double_quant", "scale_search")
-        options = {name: getattr(spec, name) for name in names}
+    dense = {name: _dense(model, name) for name in replaced & skeleton.quantized}
     on_head = [str(skeleton.head)] if skeleton.head in plan.adapter.layers else []
-    qk.prepare_model(model, qk.QLoRAConfig(targets=on_head, rank=1, **options))
+    qk.prepare_model(model, replace(plan.storage, targets=on_head, rank=1))
     for name, linear in dense.items():
         model.set_submodule(name, linear)
+
+
+def _dense(model: nn.Module, name: str) -> nn.Module:
+    """The layer, or one of its size where the model was loaded from codes."""
+    layer = model.get_submodule(name)
+    if isinstance(layer, qk.nn.QLoRALinear):
+        return nn.Linear(layer.in_features, layer.out_features, layer.bias is not None)
+    return layer
 
 
 def _adapt(plan: Plan, model: nn.Module) -> None:

@@ -1,20 +1,24 @@
 """The weights of the base that DoRA adapters rescale, read layer by layer."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 import qlora_kernels as qk
+from qlora.export.codes import read_stored, tensor_names
+from qlora.export.tensor_files import Shard
 from qlora.merge.layer import Update
 from qlora_kernels.errors import InputError
+from qlora_kernels.nn.surgery import check_stored
 
 
 class BaseWeights:
     """`<layer>.weight` of a Hugging Face folder, as the adapter saw it in training.
 
-    With the format of `layers` that is the dequantized weight; "none" leaves it as it is. Raises
+    With the format of `layers` that is the dequantized weight; "none" leaves it as it is. A folder
+    of `qlora quantize` holds the codes already, and `layers` must say the same format. Raises
     InputError for a folder without safetensors files and for a layer that they do not hold.
     """
 
@@ -23,39 +27,28 @@ class BaseWeights:
         files = sorted(self._folder.glob("*.safetensors"))
         if not files:
             raise InputError(f"merge: {folder} should be a model folder with safetensors, has none")
-        self._files: dict[str, Path] = {}
-        for file in files:
-            try:
-                with safe_open(file, framework="pt") as opened:
-                    self._files |= dict.fromkeys(opened.keys(), file)
-            except (OSError, SafetensorError) as error:
-                raise InputError(f"merge: {file} should be readable: {error}") from None
+        self._shards = {name: shard for shard in map(Shard, files) for name in tensor_names(shard)}
 
     def shape(self, layer: str) -> tuple[int, ...]:
-        """Of the weight, from the file's header."""
-        with safe_open(self._file(layer), framework="pt") as opened:
-            return tuple(opened.get_slice(f"{layer}.weight").get_shape())
+        """Of the weight, from the file's header; for codes, from themselves."""
+        shard, name = self._shard(layer), f"{layer}.weight"
+        dense = name in shard.specs
+        return shard.specs[name].shape if dense else tuple(read_stored(shard, name).shape)
 
     def weight(self, layer: str) -> Tensor:
         """[out, in], float32."""
-        with safe_open(self._file(layer), framework="pt") as opened:
-            weight: Tensor = opened.get_tensor(f"{layer}.weight").float()
+        stored = read_stored(self._shard(layer), f"{layer}.weight")
+        if isinstance(stored, qk.QuantizedTensor):
+            check_stored("merge", layer, stored, self._layers)
+            return qk.dequantize(stored, torch.float32)
+        weight = stored.float()
         spec = self._layers.spec_of(layer)
-        if spec is None:
-            return weight
-        quantized = qk.quantize(
-            weight,
-            spec.format,
-            spec.block_size,
-            spec.double_quant,
-            spec.scale_search,
-        )
-        return qk.dequantize(quantized).float()
+        return weight if spec is None else qk.dequantize(qk.quantize(weight, **asdict(spec)))
 
-    def _file(self, layer: str) -> Path:
-        if f"{layer}.weight" not in self._files:
+    def _shard(self, layer: str) -> Shard:
+        if f"{layer}.weight" not in self._shards:
             raise InputError(f"merge: {self._folder} should hold {layer}.weight, does not")
-        return self._files[f"{layer}.weight"]
+        return self._shards[f"{layer}.weight"]
 
 
 def dora_update(weight: Tensor, left: Tensor, right: Tensor, magnitude: Tensor) -> Update:

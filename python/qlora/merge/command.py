@@ -8,7 +8,6 @@ import logging
 import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Literal
 
 import qlora_kernels as qk
 from qlora.merge.files import check_places, merge_adapters, write_report
@@ -19,6 +18,7 @@ from qlora.merge.spec import MergeSpec
 from qlora.merge.table import describe, describe_matrix
 from qlora.settings import add_arguments as add_settings
 from qlora.settings import from_arguments, setting
+from qlora.storage import Format, base_config
 from qlora_kernels.errors import InputError
 
 METHOD_LINES = "\n".join(f"  {name:16} {method.formula}" for name, method in METHODS.items())
@@ -62,8 +62,9 @@ class MergeSettings(MergeSpec):
     eval_data: dict[str, Path] | None = setting(
         None, "tasks as NAME=FILE: measure base, adapters and merge on each"
     )
-    format: Literal["nf4", "fp4", "int8", "nf4-tuned", "none"] = setting(
-        "nf4", "storage of the base, as in training; none leaves it as it is"
+    format: Format = setting("nf4", "storage of the base, as in training; none leaves it as it is")
+    format_pattern: dict[str, Format] | None = setting(
+        None, "another storage for some layers, as in training: down_proj=int8"
     )
     block_size: int = setting(64, "weights that share one scale, as in training")
     double_quant: bool = setting(True, "quantize the scales too, as in training")
@@ -77,12 +78,7 @@ class MergeSettings(MergeSpec):
     @property
     def layers(self) -> qk.QLoRAConfig:
         """How the base is stored."""
-        return qk.QLoRAConfig(
-            format=self.format,
-            block_size=self.block_size,
-            double_quant=self.double_quant,
-            scale_search=self.scale_search,
-        )
+        return base_config(self)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -130,6 +126,7 @@ def _evaluate(settings: MergeSettings, report: MergeReport) -> MergeReport:
         settings.model,
         data=next(iter(settings.eval_data.values())),
         format=settings.format,
+        format_pattern=settings.format_pattern,
         block_size=settings.block_size,
         double_quant=settings.double_quant,
         scale_search=settings.scale_search,

@@ -27,9 +27,9 @@ def evaluate_matrix(
     """
     from qlora.data.encode import pad_token  # with transformers: seconds to import
     from qlora.evaluation import evaluate
-    from qlora.models import load_tuned
+    from qlora.models import load_prepared
 
-    model, tokenizer = load_tuned(settings.model, None, settings.layers)
+    model, tokenizer = load_prepared(settings.model, list(adapters.values()), settings.layers)
     rows = {
         task: read_rows(replace(settings, data=data), model, tokenizer)
         for task, data in tasks.items()

@@ -1,7 +1,7 @@
 """A folder that `qlora quantize` wrote, as a model: codes go into their layers as they are."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,14 +11,13 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 import qlora_kernels as qk
-from qlora.export.tensor_files import Shard, shards_of
+from qlora.export.codes import parts_of, quantized_names, read_codes
+from qlora.export.tensor_files import shards_of
 from qlora_kernels.errors import InputError
 from qlora_kernels.formats.state_dict import QUANT_METHOD
 from qlora_kernels.nn.qlora_linear import is_conv1d
 
 METHOD = QUANT_METHOD
-
-_CODES = ".weight.spec"  # the part that every quantized weight has
 
 
 def stored_method(folder: Path) -> str | None:
@@ -43,16 +42,12 @@ def load_stored(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     """
     model = _without_weights(folder, dtype)
     shards = {name: shard for shard in shards_of(folder) for name in shard.specs}
-    layers = sorted(name.removesuffix(_CODES) for name in shards if name.endswith(_CODES))
-    parts = {layer: _parts(layer, shards) for layer in layers}
+    parts = {layer: parts_of(layer, shards) for layer in quantized_names(shards)}
     of_layers = {name for names in parts.values() for name in names}
     for name in shards.keys() - of_layers:
         _place_tensor(model, name, shards[name].read(name), folder)
-    for layer, names in parts.items():
-        q = qk.QuantizedTensor.from_state_dict(
-            {name: shards[name].read(name) for name in names}, f"{layer}.weight"
-        )
-        _place_codes(model, layer, q, folder, dtype)
+    for layer in parts:
+        _place_codes(model, layer, read_codes(layer, shards), folder, dtype)
     model.tie_weights()
     if missing := [n for n, p in model.named_parameters() if p.is_meta]:
         raise InputError(
@@ -79,12 +74,6 @@ def _without_weights(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
         reason = " ".join(str(error).split()).split(". ")[0]
         raise InputError(f"load_model: {folder} should hold a causal LM: {reason}") from error
     return model
-
-
-def _parts(layer: str, names: Mapping[str, Shard]) -> list[str]:
-    prefix = f"{layer}.weight."
-    known = ("codes", "scales", "nested_absmax", "nested_offset", "spec")
-    return [prefix + part for part in known if prefix + part in names]
 
 
 def _place_tensor(model: nn.Module, name: str, tensor: torch.Tensor, folder: Path) -> None:

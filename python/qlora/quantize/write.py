@@ -10,6 +10,7 @@ import torch
 
 import qlora_kernels as qk
 from qlora.export.checkpoint import Progress, Rewrite, change_config, rewrite_model
+from qlora.export.codes import Stored
 from qlora.export.plan import Plan, plan_of
 from qlora.export.tensor_files import shards_of
 from qlora.quantize.calibration import importance_of
@@ -46,7 +47,7 @@ def quantize_folder(
     """
     if method := stored_method(model):
         raise InputError(f"quantize: {model} should be dense, is quantized already ({method})")
-    plan = plan_of(model, None, spec)
+    plan = plan_of(model, None, qk.QLoRAConfig(**asdict(spec)))
     _check_loadable(plan, model)
     losses: dict[str, LayerLoss] = {}
     importance = importance_of(model, calibration, progress) if calibration else {}
@@ -63,7 +64,8 @@ def into_codes(
 ) -> Rewrite:
     """`QuantizedTensor.state_dict` under the weight's name; `losses` gets what that cost."""
 
-    def rewrite(name: str, tensor: torch.Tensor) -> Mapping[str, torch.Tensor]:
+    def rewrite(name: str, tensor: Stored) -> Mapping[str, torch.Tensor]:
+        assert isinstance(tensor, torch.Tensor)  # the model is dense
         if not plan.quantizes(name):
             return {name: tensor}
         layer = name.removesuffix(".weight")

@@ -30,14 +30,10 @@ def identity(
     examples: tuple[Iterable[Example], Iterable[Example]],
 ) -> Identity:
     """Names and values; for the model and the (training, validation) examples their digests."""
-    decisive = {name: value for name, value in asdict(settings).items() if name not in FREE}
+    decisive = {n: _as_stored(v) for n, v in asdict(settings).items() if n not in FREE}
     training, validation = examples
     return {
         **decisive,
-        "targets": settings.targets
-        if isinstance(settings.targets, str)
-        else list(settings.targets),
-        "exclude": list(settings.exclude),
         "steps": steps,
         "model (digest)": _model_digest(model),
         "training data (digest)": _data_digest(training),
@@ -52,6 +48,11 @@ def differences(then: Identity, now: Identity) -> str:
         for name in sorted(then.keys() | now.keys())
         if then.get(name) != now.get(name)
     )
+
+
+def _as_stored(value: Any) -> Any:
+    """What JSON gives back: a list for a tuple."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _data_digest(examples: Iterable[Example]) -> str:

@@ -8,6 +8,7 @@ from typing import Literal
 
 import qlora_kernels as qk
 from qlora.settings import setting
+from qlora.storage import Format, base_config
 from qlora.train.budget import Budget
 from qlora.train.schedule import Schedule
 from qlora_kernels.errors import InputError
@@ -42,8 +43,11 @@ class TrainSettings:
         " compared with: --rank virtual tokens (prompt, prefix), --rank units behind every block"
         " (bottleneck)",
     )
-    format: Literal["nf4", "fp4", "int8", "nf4-tuned", "none"] = setting(
+    format: Format = setting(
         "nf4", "storage of the frozen base; none leaves it as it is, for 16-bit LoRA"
+    )
+    format_pattern: dict[str, Format] | None = setting(
+        None, "another storage for some layers, by the ends of their names: down_proj=int8"
     )
     block_size: int = setting(64, "weights that share one scale")
     double_quant: bool = setting(
@@ -54,13 +58,30 @@ class TrainSettings:
     )
     rank: int = setting(16, "rank of the adapters")
     alpha: float = setting(32.0, "adapters count alpha / rank: twice, at the defaults")
+    rank_pattern: dict[str, int] | None = setting(
+        None, "another rank for some layers, by the ends of their names: q_proj=32"
+    )
+    alpha_pattern: dict[str, float] | None = setting(None, "another alpha for some layers")
     rslora: bool = setting(False, "alpha / sqrt(rank) instead, which keeps high ranks learning")
     dora: bool = setting(False, "train each output's magnitude apart from its direction (DoRA)")
     targets: str | tuple[str, ...] = setting(
         "all-linear",
-        "layers that get an adapter: all-linear, name endings, or one regular expression",
+        "layers that get an adapter: all-linear, name endings, or one regular expression; an"
+        " embedding or the head if it is named",
     )
     exclude: tuple[str, ...] = setting((), "name endings of layers that get none all the same")
+    trainable_tokens: tuple[int | str, ...] = setting(
+        (), "tokens, by number or text, whose rows of the embedding are trained as well"
+    )
+    modules_to_save: tuple[str, ...] = setting(
+        (), "name endings of modules that are trained whole: norms, embedding, head"
+    )
+    untie: bool = setting(
+        False, "give a tied head or embedding its own weight, so that it can be adapted"
+    )
+    bias: Literal["none", "lora_only", "all"] = setting(
+        "none", "biases that are trained too: those of adapted layers, or all"
+    )
     init: Literal["gaussian", "kaiming-uniform"] = setting(
         "gaussian", "how the first adapter factor starts; the second starts at 0"
     )
@@ -143,20 +164,24 @@ class TrainSettings:
 
     @property
     def layers(self) -> qk.QLoRAConfig:
-        """What `prepare_model` is told."""
-        return qk.QLoRAConfig(
+        """What `prepare_model` is told; a tokenizer must say which `trainable_tokens` are meant."""
+        if self.method != "lora":
+            return base_config(self, targets=())
+        return base_config(
+            self,
             rank=self.rank,
             alpha=self.alpha,
-            targets=self.targets if self.method == "lora" else (),
-            format=self.format,
-            block_size=self.block_size,
-            double_quant=self.double_quant,
-            scale_search=self.scale_search,
+            rank_pattern=self.rank_pattern or {},
+            alpha_pattern=self.alpha_pattern or {},
+            targets=self.targets,
             dropout=self.dropout,
             dropout_on=self.dropout_on,
             rslora=self.rslora,
             dora=self.dora,
             exclude=self.exclude,
+            modules_to_save=self.modules_to_save,
+            untie=self.untie,
+            bias=self.bias,
             init=self.init,
         )
 

@@ -1,6 +1,7 @@
 """From settings to a model that is prepared for its method."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,7 +29,8 @@ def make_method(model: PreTrainedModel, tokenizer: Any, settings: TrainSettings)
         if qk.nn.quantized_layers(model):
             raise InputError("train: model should be dense for method full, was quantized")
         return Full(_on_device(model), tokenizer)
-    qk.prepare_model(model, settings.layers)
+    tokens = token_ids(settings.trainable_tokens, tokenizer) if settings.method == "lora" else ()
+    qk.prepare_model(model, replace(settings.layers, trainable_tokens=tokens))
     if settings.method == "lora":
         return Lora(_on_device(model), settings.rank)
     # These need peft, which only who compares methods installs.
@@ -38,6 +40,18 @@ def make_method(model: PreTrainedModel, tokenizer: Any, settings: TrainSettings)
     kinds: dict[str, Callable[[PreTrainedModel, int], Method]]
     kinds = {"prompt": Prompt, "prefix": Prefix, "bottleneck": Bottleneck}
     return kinds[settings.method](_on_device(model), settings.rank)
+
+
+def token_ids(tokens: Sequence[int | str], tokenizer: Any) -> tuple[int, ...]:
+    """Numbers as they are, texts as the tokenizer numbers them; InputError for what is no token."""
+    known = tokenizer.get_vocab()
+    for token in tokens:
+        if isinstance(token, str) and token not in known:
+            raise InputError(
+                f"train: trainable_tokens should be tokens of the model, {token!r} is none (add it"
+                " to the tokenizer and resize the embedding first)"
+            )
+    return tuple(known[token] if isinstance(token, str) else token for token in tokens)
 
 
 def _on_device(model: PreTrainedModel) -> PreTrainedModel:

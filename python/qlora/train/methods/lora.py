@@ -26,7 +26,9 @@ class Lora:
         qk.load_adapter(self.model, folder)
 
     def describe(self) -> str:
-        """Rank, number and kinds of layers."""
+        """Rank, number and kinds of layers, and what is trained beside them."""
         names = qk.nn.describe(self.model).adapted
         kinds = dict.fromkeys(name.rpartition(".")[2] for name in names)
-        return f"adapters of rank {self.rank} on {len(names)} layers: {', '.join(kinds)}"
+        told = f"adapters of rank {self.rank} on {len(names)} layers: {', '.join(kinds)}"
+        beside = [n for n in self.parameters if ".lora_" not in n]
+        return f"{told}; beside them {', '.join(beside)}" if beside else told
