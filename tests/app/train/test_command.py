@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import qlora_kernels as qk
 from qlora.cli import main
 from qlora.train import step as step_module
 
@@ -26,6 +27,12 @@ def test_a_run_from_the_shell(tiny, tmp_path, capsys):
     for name in ("adapter", "metrics.jsonl", "curves.png"):
         assert str(tmp_path / "run" / name) in out
         assert (tmp_path / "run" / name).exists()
+
+
+def test_native_kernels_run_all_of_it(tiny, tmp_path):
+    """Forced, a backend that lacked an op would refuse."""
+    with qk.use_backend("cpu"):
+        assert main(flags(tiny, tmp_path / "run", "--steps", "2")) == 0
 
 
 def test_json_alone_on_stdout(tiny, tmp_path, capsys):
