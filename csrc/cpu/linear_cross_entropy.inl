@@ -66,11 +66,13 @@ inline void pack_segment(const MatrixView& head, const HeadSegment& segment, boo
                          const Team& team) {
   const int64_t k = head.columns;
   const Range own = team.share_of(segment.size(), TILE_ROWS);
+  const DenseRows source{head, segment.first};
+  pack_left(source, own, segment.tiles);
+  if (!transposes) return;
   for (int64_t row = own.first; row < own.last; ++row) {
-    DenseRows{head}.read(segment.first + row, 0, k, segment.rows + row * k);
+    source.read(row, 0, k, segment.rows + row * k);
   }
-  pack_left(as_rows(segment.rows, segment.size(), k), own, segment.tiles);
-  if (transposes) pack_left_transposed(segment.rows, own, segment.transposed);
+  pack_left_transposed(segment.rows, own, segment.transposed);
 }
 
 inline void keep_label_logits(const CrossEntropyTask& task, const HeadSegment& segment,

@@ -53,6 +53,23 @@ struct DenseRows {
   }
 };
 
+// tile[d][i] = source[i * row_stride + d * depth_stride], for a height that the compiler knows.
+template <int HEIGHT = TILE_ROWS>
+inline void pack_tile(int64_t height, const float* source, int64_t row_stride, int64_t depth_stride,
+                      Range depths, float* tile) {
+  if constexpr (HEIGHT > 1) {
+    if (height < HEIGHT) {
+      return pack_tile<HEIGHT - 1>(height, source, row_stride, depth_stride, depths, tile);
+    }
+  }
+  for (int64_t d = depths.first; d < depths.last; ++d) {
+#pragma GCC unroll 8
+    for (int i = 0; i < HEIGHT; ++i) {
+      tile[d * HEIGHT + i] = source[i * row_stride + d * depth_stride];
+    }
+  }
+}
+
 // Packs the tiles of rows `range` (relative to source.first_row), a multiple of TILE_ROWS on.
 inline void pack_left(const DenseRows& source, Range range, const LeftTiles& left) {
   alignas(64) float rows[TILE_ROWS][DEPTH];
@@ -62,9 +79,7 @@ inline void pack_left(const DenseRows& source, Range range, const LeftTiles& lef
     for (int64_t first = 0; first < left.depth; first += DEPTH) {
       const int64_t depth = std::min(DEPTH, left.depth - first);
       for (int64_t i = 0; i < height; ++i) source.read(row + i, first, depth, rows[i]);
-      for (int64_t d = 0; d < depth; ++d) {
-        for (int64_t i = 0; i < height; ++i) *tile++ = rows[i][d];
-      }
+      pack_tile(height, rows[0], DEPTH, 1, {0, depth}, tile + first * height);
     }
   }
 }
@@ -73,10 +88,7 @@ inline void pack_left(const DenseRows& source, Range range, const LeftTiles& lef
 inline void pack_left_transposed(const float* source, Range range, const LeftTiles& left) {
   for (int64_t row = 0; row < left.rows; row += TILE_ROWS) {
     const int64_t height = left.height(row / TILE_ROWS);
-    float* tile = left.tile(row / TILE_ROWS);
-    for (int64_t d = range.first; d < range.last; ++d) {
-      for (int64_t i = 0; i < height; ++i) tile[d * height + i] = source[d * left.rows + row + i];
-    }
+    pack_tile(height, source + row, 1, left.rows, range, left.tile(row / TILE_ROWS));
   }
 }
 
