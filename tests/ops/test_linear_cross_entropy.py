@@ -1,6 +1,8 @@
 """The chunked loss head against torch's cross entropy, by the error rule."""
 
 from dataclasses import dataclass, replace
+from functools import partial
+from types import ModuleType
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ from torch.nn.functional import cross_entropy, linear
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import qlora_kernels as qk
-from qlora_kernels.ops.linear_cross_entropy import reference
+from qlora_kernels.ops.linear_cross_entropy import native_kernel, reference
 from qlora_kernels.ops.linear_cross_entropy.problem import IGNORE, Problem
 from qlora_kernels.testing.cases import FLOAT_DTYPES, generator
 from qlora_kernels.testing.error_rule import ErrorRule
@@ -167,6 +169,28 @@ def test_a_head_of_another_dtype_gets_its_own():
     hidden, head, labels = tensors(CASES[1], torch.float32)
     results = outputs(ours, CASES[1], (hidden, head.bfloat16(), labels))
     assert results["dhead"].dtype == torch.bfloat16 and results["loss"].dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("dtype", "m", "kernel"),
+    [
+        (torch.float32, 15, reference),
+        (torch.float32, 16, native_kernel),
+        (torch.bfloat16, 1, reference),
+        (torch.bfloat16, 2, native_kernel),
+    ],
+)
+def test_the_kernel_that_is_faster_for_so_many_rows_runs(
+    dtype: torch.dtype, m: int, kernel: ModuleType, monkeypatch: pytest.MonkeyPatch
+):
+    ran = []
+    for module in (reference, native_kernel):
+        run = module.linear_cross_entropy
+        spy = partial(lambda own, call, *given: (ran.append(own), call(*given))[1], module, run)
+        monkeypatch.setattr(module, "linear_cross_entropy", spy)
+    hidden, head, labels = tensors(Case(m, 8, 11), dtype)
+    qk.linear_cross_entropy(hidden, head, labels)
+    assert ran == [kernel]
 
 
 HIDDEN, HEAD, LABELS = tensors(Case(6, 8, 11, ignored=0), torch.float32)
