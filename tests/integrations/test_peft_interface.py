@@ -158,6 +158,7 @@ def test_generation():
         ({"init_lora_weights": "pissa"}, "init_lora_weights should be one of .*was 'pissa'"),
         ({"init_lora_weights": "olora"}, "init_lora_weights should be one of .*was 'olora'"),
         ({"use_qalora": True}, "use_qalora should be False"),
+        ({"target_parameters": ["q_proj.weight"], "target_modules": ["k_proj"]}, "target_param"),
         ({"alora_invocation_tokens": [5]}, "unsupported variant combination"),
     ],
 )

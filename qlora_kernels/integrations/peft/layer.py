@@ -35,14 +35,13 @@ class QuantizedLoraLinear(PeftLinear):
 
     def __init__(self, base_layer: QLoRALinear, adapter_name: str, **options: Any) -> None:
         """peft's arguments. Raises InputError for a base layer that has an adapter of its own."""
+        if parameter := options.get("parameter_name"):
+            raise InputError(f"get_peft_model: target_parameters should be none, were {parameter}")
         _without_own_adapter(base_layer)
+        super().__init__(base_layer, adapter_name, **options)
+        self.fan_in_fan_out = options["config"].fan_in_fan_out = False  # ours is [out, in]
         self.unmerged: Unmerged | None = None  # what `merge` replaced, packed
         self.merge_loss: MergeLoss | None = None  # what that cost
-        config, named = options["config"], options.get("target_name", "a layer")
-        if options.get("parameter_name") is not None:
-            raise InputError(f"get_peft_model: {named} should be a module, was a target parameter")
-        super().__init__(base_layer, adapter_name, **options)
-        self.fan_in_fan_out = config.fan_in_fan_out = False  # ours is [out, in], GPT-2's too
 
     @property
     def lora_variants(self) -> dict[tuple[str, ...], type[LoraVariant] | None]:
@@ -66,23 +65,22 @@ class QuantizedLoraLinear(PeftLinear):
         """x [..., in] -> [..., out]; under autocast in its dtype, else in x's."""
         self._check_forward_args(x, *arguments, **named)  # type: ignore[no-untyped-call]
         batch_of_adapters = named.pop("adapter_names", None)
-        y: torch.Tensor
         if self.disable_adapters and self.merged:
             self.unmerge()
+        y: torch.Tensor
         active = [name for name in self.active_adapters if name in self.lora_A]
-        if self.disable_adapters:
-            y = self.base_layer(x)
-        elif batch_of_adapters is not None:
+        if batch_of_adapters is not None and not self.disable_adapters:
             y = self._mixed_batch_forward(x, adapter_names=batch_of_adapters)
-        elif self.merged or not active:
+            return y
+        if self.disable_adapters or self.merged or not active:
             y = self.base_layer(x)
-        else:
-            dtype = autocast_dtype(x.device.type)
-            x = x if dtype is None else x.to(dtype)
-            first, *others = active
-            y = self._with_adapter(x, first, self._bias(active))
-            for name in others:
-                y = y + self._with_adapter(x, name) - qlora_linear(x, self.base_layer.base)
+            return y
+        dtype = autocast_dtype(x.device.type)
+        x = x if dtype is None else x.to(dtype)
+        first, *others = active
+        y = self._with_adapter(x, first, self._bias(active))
+        for name in others:
+            y = y + self._with_adapter(x, name) - qlora_linear(x, self.base_layer.base)
         return y
 
     def adapter(self, name: str) -> Adapter:

@@ -23,6 +23,7 @@ from qlora_kernels.integrations.transformers.skeleton import linear_layers, put_
 _METHOD = f"{QUANT_METHOD}_reads_bitsandbytes"
 _STATE = ".weight.quant_state.bitsandbytes__"
 _FORMATS = ("nf4", "fp4")
+_WHERE = ("revision", "subfolder", "token", "cache_dir", "local_files_only", "trust_remote_code")
 
 
 def load_bitsandbytes(
@@ -35,7 +36,8 @@ def load_bitsandbytes(
     or fp4, with or without double quantization. `save_pretrained` of the result writes our files.
     Raises InputError for other folders, 8 bits and pickles among them.
     """
-    config = AutoConfig.from_pretrained(path)
+    where = {name: options[name] for name in _WHERE if name in options}
+    config = AutoConfig.from_pretrained(path, **where)
     stored = getattr(config, "quantization_config", None) or {}
     was = [stored.get("quant_method"), stored.get("load_in_4bit")]
     if was != ["bitsandbytes", True]:
