@@ -1,7 +1,7 @@
 """The surgery: every linear layer of a model becomes a QLoRALinear, in place."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, cast
@@ -64,9 +64,8 @@ def prepare_model(
     """
     saved = modules_to_save(model, config.modules_to_save)
     layers = {n: m for n, m in _linear_layers(model).items() if n not in saved}
-    embeddings = {n: m for n, m in embedding_layers(model).items() if n not in saved}
-    head = _head_name(model, layers)
-    every = [*layers, *embeddings]
+    embeddings = embedding_layers(model).keys() - saved.keys()
+    head, every = _head_name(model, layers), [*layers, *sorted(embeddings)]
     chosen = matched_names(every, {head, *embeddings}, config)
     check_patterns(list(layers), every, config)
     adapted = [n for n in chosen if n in layers]
@@ -89,17 +88,21 @@ def prepare_model(
         made[head].weight.data = made[head].weight.data.clone()  # memory of its own
     train_modules(saved)
     adapt_embeddings(model, embedded, config)
+    _train_beside(model, rows, config.bias)
     if untied or embedded or head in made:
         _tell_untied(model)
-    for name, tokens in rows.items():
-        train_rows(model, name, tokens)
-    train_biases(model, config.bias)
     if config.share_inputs:
         share_inputs(model)
     model.register_load_state_dict_pre_hook(load_peft_names)
     _tell_trainable(model)
     _LOG.info("prepare_model: adapters on %d of %d layers: %s", len(chosen), len(layers), chosen)
     return model
+
+
+def _train_beside(model: nn.Module, rows: Mapping[str, Sequence[int]], bias: str) -> None:
+    for name, tokens in rows.items():
+        train_rows(model, name, tokens)
+    train_biases(model, bias)
 
 
 def quantized_layers(model: nn.Module) -> dict[str, QLoRALinear]:
