@@ -7,12 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 import transformers as hf
+import trl
+from datasets import Dataset
 from peft import PeftModel, prepare_model_for_kbit_training
 from safetensors.torch import load_file
 
 from integrations.adapters import IGNORED, base, lora, ours
 from integrations.conftest import TINY, TOKENS, logits
-from qlora_kernels.integrations.peft import get_peft_model
+from qlora_kernels.integrations.peft import QuantizedLoraLinear, get_peft_model
+from qlora_kernels.integrations.transformers import NF4Config
 from qlora_kernels.nn import quantized_layers
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", IGNORED)
@@ -48,6 +51,27 @@ def test_a_resumed_run_is_the_run_that_never_stopped(tmp_path: Path):
     assert all(torch.equal(tensor, parts[name]) for name, tensor in whole.items())
     model = PeftModel.from_pretrained(base(), tmp_path / "parts" / "checkpoint-4")
     assert not torch.equal(logits(model), logits(base()))
+
+
+@pytest.mark.filterwarnings("ignore")  # TRL's own, of many kinds
+def test_trl_takes_a_path_and_the_config(tmp_path: Path):
+    """SFTTrainer loads and quantizes the model itself; its adapters are ours, in float32."""
+    options = trl.SFTConfig(
+        str(tmp_path),
+        max_steps=2,
+        per_device_train_batch_size=2,
+        max_length=32,
+        model_init_kwargs={"quantization_config": NF4Config()},
+        disable_tqdm=True,
+        use_cpu=True,
+        report_to="none",
+    )
+    rows = Dataset.from_dict({"text": ["To be, or not to be: that is the question."] * 4})
+    sft = trl.SFTTrainer(str(TINY), options, train_dataset=rows, peft_config=lora())
+    sft.train()
+    layers = [m for m in sft.model.modules() if isinstance(m, QuantizedLoraLinear)]
+    assert len(layers) == 4 * 7 and all(m.lora_B["default"].weight.any() for m in layers)
+    assert {p.dtype for p in sft.model.parameters() if p.requires_grad} == {torch.float32}
 
 
 def test_peft_s_preparation_for_training_leaves_the_codes_alone():
