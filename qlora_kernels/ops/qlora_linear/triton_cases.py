@@ -8,8 +8,9 @@ import torch
 from qlora_kernels.gpu.compile_case import CompileCase
 from qlora_kernels.gpu.launch import TRITON_TYPES, base_types
 from qlora_kernels.gpu.shares import MAX_SPLITS, rank_tile
+from qlora_kernels.ops.qlora_linear.triton_adapter import SUM_BLOCK as SHARES_BLOCK
 from qlora_kernels.ops.qlora_linear.triton_adapter import rows_at_once, tile
-from qlora_kernels.ops.qlora_linear.triton_kernel import forward_constants
+from qlora_kernels.ops.qlora_linear.triton_kernel import SUM_BLOCK, forward_constants
 from qlora_kernels.ops.qlora_linear.triton_plan import (
     BACKWARD_LARGEST,
     COLUMNS,
@@ -40,19 +41,24 @@ def cases() -> Iterator[CompileCase]:
         yield _forward(plan, 1, torch.float16, BASE)
         yield _forward(plan, 1, torch.bfloat16, BASE | {"NESTED": False})
         yield _forward(plan, 1, torch.bfloat16, BASE | {"BITS": 8})
+        yield _forward(plan, 1, torch.bfloat16, BASE, has_scale=True)
     yield _backward(BACKWARD_LARGEST, torch.bfloat16, BASE | {"BITS": 8})
+    yield _backward(BACKWARD_LARGEST, torch.float16, BASE)
     for dtype in (torch.float32, torch.bfloat16):
         yield _forward(SCATTERED, 1, dtype, BASE | {"ALIGNED": False})
         yield _backward(SCATTERED, dtype, BASE | {"ALIGNED": False})
-    yield from _adapter(torch.bfloat16)
-    yield from _adapter(torch.float32)
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        yield from _adapter(dtype)
+        yield from _sums(dtype)
 
 
-def _forward(plan: Plan, splits: int, dtype: torch.dtype, base: dict[str, int]) -> CompileCase:
+def _forward(
+    plan: Plan, splits: int, dtype: torch.dtype, base: dict[str, int], has_scale: bool = False
+) -> CompileCase:
     from qlora_kernels.ops.qlora_linear.triton_device import forward_kernel
 
     name = TRITON_TYPES[dtype]
-    constants = base | forward_constants(plan, True, splits == 1, False) | {"SPLITS": splits}
+    constants = base | forward_constants(plan, True, splits == 1, has_scale) | {"SPLITS": splits}
     signature = {
         "x": f"*{name}",
         **base_types(bool(base["NESTED"])),
@@ -99,8 +105,28 @@ def _adapter(dtype: torch.dtype) -> Iterator[CompileCase]:
         yield _case(device.columns_kernel, signature, common | {"BLOCK_K": step}, plan, 0)
 
 
+def _sums(dtype: torch.dtype) -> Iterator[CompileCase]:
+    """What adds the shares of a sum: y's with its epilogue, h's with and without its mask."""
+    from qlora_kernels.ops.qlora_linear.adapter_device import sum_shares_kernel
+    from qlora_kernels.ops.qlora_linear.triton_device import sum_splits_kernel
+
+    name, plan, shares = TRITON_TYPES[dtype], Plan("tile", num_stages=3), {"SPLITS": MAX_SPLITS}
+    pointers = {"partial": "*fp32", "bias": f"*{name}", "output_scale": "*fp32", "out": f"*{name}"}
+    constants = {"HAS_BIAS": True, "HAS_SCALE": True, **shares, "BLOCK": SUM_BLOCK}
+    yield _case(sum_splits_kernel, pointers | {"m": "i32", "n": "i32"}, constants, plan, 0)
+    if dtype != torch.float32:
+        return  # h and the gradients of the adapter's float32 masters are float32
+    pointers = {"partial": "*fp32", "seed": "*i64", "out": "*fp32"}
+    sizes = {"count": "i32", "columns": "i32", "row_stride": "i32", "column_stride": "constexpr"}
+    for masked in (False, True):
+        constants = {"MASKED": masked, **shares, "BLOCK": SHARES_BLOCK, "column_stride": 1}
+        signature = pointers | sizes | {"scaling": "fp32"} | DROPOUT_TYPES
+        yield _case(sum_shares_kernel, signature, constants, plan, 0)
+
+
 def _description(signature: dict[str, str], constants: dict[str, int]) -> str:
-    dtype = signature.get("x", signature.get("dy", "*fp32"))[1:]
+    named = (signature[name] for name in ("x", "dy", "out") if name in signature)
+    dtype = next(named, "*fp32")[1:]
     said = [f"{name.lower()}={int(value)}" for name, value in constants.items()]
     return " ".join([dtype, *said])
 
