@@ -5,6 +5,7 @@ import torch
 
 from gpu.placed import forced, on_cpu, some
 from ops.test_linear_cross_entropy import CASES, Case, ours, outputs, plain, tensors
+from qlora_kernels.gpu.availability import interpreting
 from qlora_kernels.testing.cases import FLOAT_DTYPES
 from qlora_kernels.testing.error_rule import ErrorRule
 
@@ -23,6 +24,27 @@ def test_loss_and_gradients(device: str, dtype: torch.dtype):
         for name, truth in wide.items():
             rule.add(str(case), name, found[name], yardstick[name], truth)
     rule.check()
+
+
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
+def test_a_captured_step_replays(device: str, dtype: torch.dtype):
+    """All rows go through the kernel in a CUDA graph; the loss is that of the labelled ones."""
+    if interpreting():
+        pytest.skip("there is no CUDA graph without a GPU")
+    rule = ErrorRule(dtype)
+    given = tensors(CASES[3], dtype)
+    there = tuple(t.to(device) for t in given)
+    with forced():
+        outputs(ours, CASES[3], there)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = outputs(ours, CASES[3], there)
+        graph.replay()
+    yardstick = outputs(plain, CASES[3], given)
+    wide = outputs(plain, CASES[3], (given[0].double(), given[1].double(), given[2]))
+    for name, found in on_cpu(captured).items():
+        rule.add(str(CASES[3]), name, found, yardstick[name], wide[name])
+    rule.check_each()
 
 
 @pytest.mark.sanitizer

@@ -5,6 +5,7 @@ import torch
 
 from gpu.placed import forced, on_cpu, placed, some
 from ops.linear_formula import formula, in_float64, op, outputs
+from qlora_kernels.gpu.availability import interpreting
 from qlora_kernels.testing.cases import FLOAT_DTYPES, LINEAR_CASES, LinearCase, linear_problem
 from qlora_kernels.testing.error_rule import ErrorRule
 
@@ -40,6 +41,24 @@ def test_the_same_bits_twice(device: str, case: LinearCase, dtype: torch.dtype):
         first, second = outputs(op, problem), outputs(op, problem)
     for name, tensor in first.items():
         assert torch.equal(tensor, second[name]), name
+
+
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
+@pytest.mark.parametrize("case", (SMALL, *(c for c in LARGE_CASES[1:] if not c.dropout)), ids=str)
+def test_a_captured_step_replays(device: str, case: LinearCase, dtype: torch.dtype):
+    """Forward and every gradient in a CUDA graph: the bits of calls, over new activations."""
+    if interpreting():
+        pytest.skip("there is no CUDA graph without a GPU")
+    problem = placed(linear_problem(case, dtype), device)
+    with forced():
+        outputs(op, problem)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = outputs(op, problem)
+        problem.x.mul_(0.5)
+        graph.replay()
+        for name, tensor in outputs(op, problem).items():
+            assert torch.equal(captured[name], tensor), name
 
 
 @pytest.mark.sanitizer
