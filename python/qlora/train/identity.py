@@ -20,6 +20,7 @@ FREE = {
     *("gradient_checkpointing", "evaluate_every", "patience", "save_every", "keep"),
     "optimizer_memory",
 }
+SAME_BITS = {"paged-adamw-8bit": "adamw-8bit"}  # where states lie decides nothing
 SAMPLES = 1024  # values per parameter that the model's digest reads
 
 
@@ -34,6 +35,7 @@ def identity(
     training, validation = examples
     return {
         **decisive,
+        "optimizer": SAME_BITS.get(settings.optimizer, settings.optimizer),
         "steps": steps,
         "model (digest)": _model_digest(model),
         "training data (digest)": _data_digest(training),

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 import qlora_kernels as qk
 from qlora.settings import to_yaml
+from qlora.train import loop
 from qlora.train.budget import Budget
 from qlora.train.prepare import prepare
 from qlora.train.result import describe_end
@@ -101,6 +102,21 @@ def test_killed_in_the_middle_of_a_paged_run(settings, unpaged):
     result = train(replace(killed, resume="auto", optimizer_memory="20%"))
     assert (result.ending, result.steps) == ("finished", 8)
     assert tensors(killed.folder) == tensors(unpaged)
+
+
+def test_a_paged_run_goes_on_without_pages(settings, unpaged, monkeypatch):
+    plain = loop.take_step
+
+    def crash(run, state):
+        if state.step == 6:
+            raise KeyboardInterrupt
+        return plain(run, state)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop, "take_step", crash)
+        train(settings(**PAGED))
+    result = train(settings(resume="auto", optimizer="adamw-8bit", rank=RANK))
+    assert result.steps == 8 and tensors(result.folder) == tensors(unpaged)
 
 
 def test_another_optimizer_does_not_go_on(settings):
