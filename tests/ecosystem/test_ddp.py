@@ -68,7 +68,15 @@ class Job:
         dist.destroy_process_group()
 
 
-@pytest.mark.parametrize(("method", "micro"), [("lora", 1), ("lora", 2), ("dora", 1), ("norms", 2)])
+@pytest.mark.parametrize(
+    ("method", "micro"),
+    [
+        ("lora", 1),
+        ("lora", 2),
+        pytest.param("dora", 1, marks=pytest.mark.slow),
+        pytest.param("norms", 2, marks=pytest.mark.slow),
+    ],
+)
 def test_two_processes_train_as_one(model, rows, tmp_path, method: str, micro: int):
     torch.manual_seed(0)
     qk.prepare_model(model.train(), METHODS[method])

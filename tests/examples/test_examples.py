@@ -114,6 +114,7 @@ def test_a_loop_goes_on_where_it_stopped(run: Run, tmp_path: Path, name: str):
     assert holds_no_base(tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOOPS)
 def test_a_loop_stops_early(run: Run, name: str):
     """Without learning no epoch is better than the first."""
