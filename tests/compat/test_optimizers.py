@@ -169,6 +169,24 @@ def test_overrides_hold_for_single_parameters_before_and_after_registering():
     assert len(optimizer.param_groups) == 1 and optimizer.param_groups[0]["lr"] == 0.1
 
 
+def test_overrides_hold_for_loaded_states():
+    for_file = optim.Adam([parameter()])
+    train(for_file)
+    optimizer = optim.Adam([p := parameter()])
+    optim.GlobalOptimManager.get_instance().override_config(p, "optim_bits", 8)
+    optimizer.load_state_dict(for_file.state_dict())
+    assert optimizer.state[p]["state1"].dtype == torch.uint8
+    train(optimizer, 1, 3)
+
+
+def test_hooks_are_called_once():
+    train(qk.optim.AdamW([parameter()]))
+    optimizer, calls = optim.AdamW8bit([parameter()]), []
+    optimizer.register_step_post_hook(lambda *_: calls.append(None))
+    train(optimizer, 1)
+    assert len(calls) == 1
+
+
 def test_overrides_of_modules():
     for made in (bnb.nn.StableEmbedding(80, 64), bnb.nn.Embedding(80, 64)):
         optimizer = optim.AdamW8bit([made.weight, p := parameter()])

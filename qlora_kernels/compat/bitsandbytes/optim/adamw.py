@@ -1,7 +1,8 @@
 """AdamW by bitsandbytes' names: constructors and files; the optimizer is qk.optim.AdamW."""
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -73,15 +74,25 @@ class AdamW(optim.AdamW):
         )
         self._answer_to_names()
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step, under the overrides of GlobalOptimManager."""
-        configs = GlobalOptimManager.get_instance().configs()
-        if not configs:
-            return super().step(closure)
+    # The base reads the settings of parameters in these two. `step` itself is left alone: torch
+    # wraps it, and would call hooks once for each class that has one.
+
+    def _work(self) -> Any:
+        with self._overridden():
+            return super()._work()
+
+    def _keep(self, taken: Mapping[Any, Any]) -> None:
+        with self._overridden():
+            super()._keep(taken)
+
+    @contextmanager
+    def _overridden(self) -> Iterator[None]:
+        """Parameters with overrides in GlobalOptimManager are in groups of their own."""
         groups = self.param_groups
-        self.param_groups = _split(groups, configs)
+        if configs := GlobalOptimManager.get_instance().configs():
+            self.param_groups = _split(groups, configs)
         try:
-            return super().step(closure)
+            yield
         finally:
             self.param_groups = groups
 
