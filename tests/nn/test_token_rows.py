@@ -245,3 +245,18 @@ def test_rows_of_another_vocabulary_are_refused(model, loaded, tmp_path):
     qk.prepare_model(small, config(()))
     with pytest.raises(qk.InputError, match=r"tokens of model\.embed_tokens should be below 600"):
         qk.load_adapter(small, tmp_path)
+
+
+def test_embedding_and_head_are_compiled_in_one_graph(model, said):
+    qk.prepare_model(trainable := copy.deepcopy(model), config(TOKENS))
+    for parameter in adapter_parameters(trainable).values():
+        nn.init.normal_(parameter, std=0.2)
+    embedding, head = trainable.model.embed_tokens, trainable.lm_head
+    for module, x in ((embedding, said), (head, embedding(said).detach())):
+        compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+        y, expected = compiled(x), module(x)
+        assert torch.equal(y, expected)
+        rows = module.token_rows.rows
+        dy = torch.randn_like(y)
+        gradients = [torch.autograd.grad(out, rows, dy)[0] for out in (y, expected)]
+        torch.testing.assert_close(*gradients)
