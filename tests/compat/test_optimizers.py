@@ -106,6 +106,7 @@ def test_training_goes_on_from_a_copy_with_the_same_bits(name: str, duplicate: s
     if duplicate == "deepcopy":
         other = copy.deepcopy(optimizer)
         [q] = other.param_groups[0]["params"]
+        assert (other.args, other.is_paged) == (optimizer.args, optimizer.is_paged)
     else:
         q = nn.Parameter(p.detach().clone())
         other = getattr(optim, name)([q])

@@ -111,6 +111,9 @@ class AdamW(optim.AdamW):
         super().load_state_dict({**state_dict, "state": states})
         self._answer_to_names()
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "args": self.args, "is_paged": self.is_paged}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._answer_to_names()
