@@ -62,12 +62,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    origin = provenance(PACKAGES)  # before a record changes the tree
     if arguments.only != "perplexity":
-        record = {**provenance(PACKAGES), "squared_error": weights_study(arguments.downloads)}
+        record = {**origin, "squared_error": weights_study(arguments.downloads)}
         write_text(arguments.records / "weights.json", json.dumps(record, indent=1) + "\n")
     if arguments.only != "weights":
         for result in perplexity_study(arguments):
-            record = {**provenance(PACKAGES), **result}
+            record = {**origin, **result}
             write_text(arguments.records / "perplexity.json", json.dumps(record, indent=1) + "\n")
             print(json.dumps(result["table"]), flush=True)
     return 0
