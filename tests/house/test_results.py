@@ -8,6 +8,8 @@ from house.tree import ROOT, read
 README = read(Path("README.md"))
 RESULTS = ROOT / "bench/results"
 DEMO = json.loads((RESULTS / "demo/report.json").read_text(encoding="utf-8"))
+PERPLEXITY = json.loads((RESULTS / "bases/perplexity.json").read_text(encoding="utf-8"))
+ERRORS = json.loads((RESULTS / "bases/weights.json").read_text(encoding="utf-8"))["squared_error"]
 COMPARISON = json.loads((RESULTS / "demo-compare/result.json").read_text(encoding="utf-8"))
 
 
@@ -32,7 +34,29 @@ def test_the_comparison_is_quoted_from_its_record():
     assert [text for text in quoted if text not in README] == []
 
 
+def test_the_bases_are_quoted_from_their_records():
+    quoted = [
+        f"| {name} | {row['perplexity']:.2f} | {row['closed']:.0%} "
+        f"| {row['interval'][0]:.0%} to {row['interval'][1]:.0%} |"
+        for name, row in PERPLEXITY["table"].items()
+    ]
+    normal = ERRORS["normal"]
+    tuned = sorted(row["nf4-tuned"] for name, row in ERRORS.items() if "encoder" in name)
+    quoted += [
+        f"{PERPLEXITY['tokens']:,} tokens",
+        f"{normal['nf4 searched']:.3f} of NF4's",
+        f"nf4-tuned to {normal['nf4-tuned']:.3f}",
+        f"{tuned[0]:.3f} to {tuned[-1]:.3f} times NF4's",
+        f"{tuned[len(tuned) // 2]:.3f} in the middle",
+    ]
+    assert [text for text in quoted if text not in README] == []
+
+
 def test_the_records_meet_the_goals():
+    assert PERPLEXITY["table"]["nf4-tuned"]["closed"] >= 0.25
+    assert ERRORS["normal"]["nf4 searched"] <= 0.865 and ERRORS["normal"]["nf4-tuned"] <= 0.785
+    student = ERRORS["student-t8"]
+    assert student["nf4 searched"] <= 0.885 and student["nf4-tuned"] <= 0.815
     assert DEMO["tuned_accuracy"] >= 0.80
     assert DEMO["bytes_per_weight"] <= 0.517
     assert DEMO["seconds"] <= 600
