@@ -46,6 +46,13 @@ def tables(format_name: str, ratios: tuple[float, ...] = ()) -> Any:
     return cpu().Tables(FORMATS[format_name].codebook, map_values, ratios)
 
 
+@cache
+def state_maps() -> Any:
+    """What the codes of 8-bit optimizer states mean, as kernels take it."""
+    device = torch.device("cpu")
+    return cpu().StateMaps(dynamic_map(device).tolist(), dynamic_map(device, False).tolist())
+
+
 def weight(q: Any) -> Any:
     """A QuantizedTensor as kernels take it: a view, valid while q lives."""
     return cpu().Weight(q, tables(q.format))

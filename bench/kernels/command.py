@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", default="bf16", metavar="D,E", help=", ".join(DTYPES))
     parser.add_argument("--direction", default="forward", metavar="D,E", help=", ".join(DIRECTIONS))
     parser.add_argument("--rank", type=int, default=16, help="of the adapter; 0: none")
-    parser.add_argument("--format", default="nf4", help="of the base weight")
+    parser.add_argument("--format", help="of the base weight (nf4), or of states (8bit)")
     parser.add_argument("--seconds", type=float, default=1.0, help="per contender and case")
     parser.add_argument(
         "--cold-mb", type=int, default=0, help="take turns over so many MB of inputs"
@@ -120,7 +120,7 @@ def _cases(arguments: argparse.Namespace) -> Iterable[Case]:
                         dtype,
                         direction,
                         rank=arguments.rank,
-                        format=arguments.format,
+                        format=arguments.format or ops.DEFAULT_FORMATS.get(op, "nf4"),
                     )
 
 

@@ -6,25 +6,13 @@
 #include <tuple>
 
 #include "../cpu/kernels.h"
+#include "adamw.h"
 #include "arguments.h"
+#include "running.h"
 #include "tensor_view.h"
 
 namespace qlora::bindings {
 namespace {
-
-template <class Call>
-auto without_gil(const Call& call) {
-  const cpu::Kernels& kernels =
-      cpu::kernels();  // May throw for QLORA_CPU_ISA: before anything runs.
-  const py::gil_scoped_release release;
-  return call(kernels);
-}
-
-int checked(int num_threads) {
-  if (num_threads >= 1) return num_threads;
-  throw std::invalid_argument("num_threads: should be at least 1, was " +
-                              std::to_string(num_threads));
-}
 
 // `weight`: (w, importance of each column or None).
 cpu::BlocksTask blocks_task(const py::tuple& weight, int64_t block_size, const Tables& tables,
@@ -232,6 +220,7 @@ PYBIND11_MODULE(_cpu, module) {
   module.def("qlora_linear_backward", qlora_linear_backward);
   module.def("dora_column_norm", dora_column_norm);
   module.def("linear_cross_entropy", linear_cross_entropy);
+  define_adamw(module);
   module.def(
       "philox4x32_10", [](const std::array<uint32_t, 4>& counter, uint32_t key0, uint32_t key1) {
         const auto words =

@@ -15,8 +15,12 @@
 #include "qlora_linear_backward.inl"
 #include "dora_column_norm.inl"
 #include "linear_cross_entropy.inl"
+#include "state_codec.inl"
+#include "adamw.inl"
+#include "squared_norm.inl"
 
 constexpr Kernels table(const char* name, bool (*runs_here)()) {
-  return {name,         runs_here, quantize, quantize_scales,  quantize_nested,     dequantize,
-          dropout_mask, forward,   backward, dora_column_norm, linear_cross_entropy};
+  return {name,         runs_here, quantize, quantize_scales,  quantize_nested,      dequantize,
+          dropout_mask, forward,   backward, dora_column_norm, linear_cross_entropy, adamw_step,
+          squared_norm};
 }

@@ -10,7 +10,9 @@
 #include <numeric>
 #include <span>
 #include <type_traits>
+#include <vector>
 
+#include "../common/state_codec.h"
 #include "../common/views.h"
 #include "kernels.h"
 #include "parallel.h"

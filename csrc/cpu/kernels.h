@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "../common/state_codec.h"
 #include "../common/views.h"
 
 namespace qlora::cpu {
@@ -97,6 +98,35 @@ struct CrossEntropyTask {
   OutputView dhidden;  // [m, k] or no data: not needed
 };
 
+// One AdamW update; the formula stands in ops/adamw/op.py, its factors here as torch rounds them.
+struct AdamWRates {
+  float decay;           // 1 - lr weight_decay
+  float first;           // 1 - beta1
+  float beta2, second;   // second = 1 - beta2
+  float correction;      // sqrt(1 - beta2^t)
+  float eps, step_size;  // step_size = -lr / (1 - beta1^t)
+};
+
+// Consecutive elements of a parameter. Their states are float32, or codes where there is an absmax
+// per STATE_BLOCK of them. The parameter is the rounded copy of a master, if there is one.
+struct AdamWSegment {
+  OutputView parameter;  // [1, size]
+  MatrixView gradient;   // [1, size]
+  float* master;
+  void *exp_avg, *exp_avg_sq;
+  float *exp_avg_absmax, *exp_avg_sq_absmax;
+  AdamWRates rates;
+
+  int64_t size() const { return parameter.columns; }
+};
+
+struct AdamWTask {
+  std::vector<AdamWSegment> segments;
+  const StateCodec<true>* first_codec;
+  const StateCodec<false>* second_codec;
+  float gradient_scale;
+};
+
 struct Kernels {
   const char* name;
   bool (*runs_here)();
@@ -109,6 +139,8 @@ struct Kernels {
   void (*backward)(const BackwardTask&, int num_threads);
   void (*dora_column_norm)(const NormTask&, int num_threads);
   void (*linear_cross_entropy)(const CrossEntropyTask&, int num_threads);
+  void (*adamw_step)(const AdamWTask&, int num_threads);
+  double (*squared_norm)(const std::vector<MatrixView>&, int num_threads);
 };
 
 extern const Kernels serial_kernels;

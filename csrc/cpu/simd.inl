@@ -34,8 +34,6 @@ inline void store(Float16* target, Floats values) {
 }
 
 // The lowest byte of each lane as a signed number.
-using SignedWords = int32_t __attribute__((vector_size(sizeof(Words))));
-
 inline Floats low_bytes_as_int8(Words words) {
   return __builtin_convertvector(reinterpret_cast<SignedWords>(words << 24) >> 24, Floats);
 }

@@ -4,6 +4,7 @@ constexpr int LANES = 8;
 
 using Floats = float __attribute__((vector_size(32)));
 using Words = uint32_t __attribute__((vector_size(32)));
+using SignedWords = int32_t __attribute__((vector_size(32)));
 using HalfWords = uint16_t __attribute__((vector_size(16)));
 
 inline Floats broadcast(float value) {
@@ -17,6 +18,25 @@ inline Floats fused_multiply_add(Floats a, Floats b, Floats c) {
   return _mm256_fmadd_ps(a, b, c);
 }
 
+// a * b + c, rounded once on every instruction set.
+inline Floats multiply_add_exactly(Floats a, Floats b, Floats c) {
+  return _mm256_fmadd_ps(a, b, c);
+}
+inline Floats square_root(Floats values) {
+  return _mm256_sqrt_ps(values);
+}
+
+// Lane i holds table[index[i]]; of bytes in memory single loads are faster than a gather.
+inline Floats look_up(const float* table, const uint8_t* index) {
+  return Floats{table[index[0]], table[index[1]], table[index[2]], table[index[3]],
+                table[index[4]], table[index[5]], table[index[6]], table[index[7]]};
+}
+
+inline Words look_up(const uint32_t* table, Words index) {
+  return reinterpret_cast<Words>(_mm256_i32gather_epi32(reinterpret_cast<const int*>(table),
+                                                        reinterpret_cast<__m256i>(index), 4));
+}
+
 // Lanes below 2^16, and below 2^8, in fewer bits.
 inline HalfWords narrow(Words values) {
   const __m256i lanes = reinterpret_cast<__m256i>(values);
@@ -26,6 +46,15 @@ inline HalfWords narrow(Words values) {
 inline void store_bytes(uint8_t* target, Words values) {
   const __m128i halves = reinterpret_cast<__m128i>(narrow(values));
   _mm_storel_epi64(reinterpret_cast<__m128i*>(target), _mm_packus_epi16(halves, halves));
+}
+
+inline void store_bytes(uint8_t* target, const Words (&values)[4]) {
+  const auto lanes = [&](int i) { return reinterpret_cast<__m256i>(values[i]); };
+  const __m256i low = _mm256_packus_epi32(lanes(0), lanes(1));
+  const __m256i high = _mm256_packus_epi32(lanes(2), lanes(3));
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);  // packing works in halves
+  const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), order);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(target), bytes);
 }
 
 inline float sum_of_lanes(Floats values) {

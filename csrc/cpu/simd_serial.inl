@@ -4,6 +4,7 @@ constexpr int LANES = 4;
 
 using Floats = float __attribute__((vector_size(16)));
 using Words = uint32_t __attribute__((vector_size(16)));
+using SignedWords = int32_t __attribute__((vector_size(16)));
 using HalfWords = uint16_t __attribute__((vector_size(8)));
 
 inline Floats broadcast(float value) {
@@ -17,12 +18,35 @@ inline Floats fused_multiply_add(Floats a, Floats b, Floats c) {
   return a * b + c;
 }
 
+// a * b + c, rounded once on every instruction set.
+inline Floats multiply_add_exactly(Floats a, Floats b, Floats c) {
+  return Floats{std::fma(a[0], b[0], c[0]), std::fma(a[1], b[1], c[1]), std::fma(a[2], b[2], c[2]),
+                std::fma(a[3], b[3], c[3])};
+}
+inline Floats square_root(Floats values) {
+  return Floats{std::sqrt(values[0]), std::sqrt(values[1]), std::sqrt(values[2]),
+                std::sqrt(values[3])};
+}
+
+// Lane i holds table[index[i]].
+inline Floats look_up(const float* table, const uint8_t* index) {
+  return Floats{table[index[0]], table[index[1]], table[index[2]], table[index[3]]};
+}
+
+inline Words look_up(const uint32_t* table, Words index) {
+  return Words{table[index[0]], table[index[1]], table[index[2]], table[index[3]]};
+}
+
 // Lanes below 2^16, and below 2^8, in fewer bits.
 inline HalfWords narrow(Words values) {
   return __builtin_convertvector(values, HalfWords);
 }
 inline void store_bytes(uint8_t* target, Words values) {
   for (int i = 0; i < LANES; ++i) target[i] = static_cast<uint8_t>(values[i]);
+}
+
+inline void store_bytes(uint8_t* target, const Words (&values)[4]) {
+  for (int i = 0; i < 4; ++i) store_bytes(target + i * LANES, values[i]);
 }
 
 inline float sum_of_lanes(Floats values) {

@@ -47,3 +47,27 @@ def test_a_negative_number_is_refused(name: str):
 def test_nothing_to_train_is_refused():
     with pytest.raises(qk.InputError, match="parameters should be some, were none"):
         parameter_groups({}, 1e-3)
+
+
+def test_layers_have_rates_of_their_own():
+    """The first part that is in a name counts, and only whole parts between dots."""
+    parameters = adapter_parameters(prepared())
+    groups = parameter_groups(parameters, 1e-3, lora_plus_ratio=4, multipliers={"0": 0.5, "1": 2})
+    rates = {g["name"]: g["lr"] for g in groups}
+    assert rates == {
+        "weights x0.5": 0.5e-3,
+        "weights x2": 2e-3,
+        "lora_b x0.5": 2e-3,
+        "lora_b x2": 8e-3,
+    }
+    with pytest.raises(qk.InputError, match="parameter_groups: 'lora' should be part of a name"):
+        parameter_groups(parameters, 1e-3, multipliers={"lora": 2.0})
+    with pytest.raises(qk.InputError, match="the multiplier of 0 should be 0 or more, was -1"):
+        parameter_groups(parameters, 1e-3, multipliers={"0": -1.0})
+
+
+def test_vectors_never_decay():
+    model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+    groups = parameter_groups(dict(model.named_parameters()), 1e-3, weight_decay=0.1)
+    decayed = [p for g in groups if g["weight_decay"] for p in g["params"]]
+    assert [p is model[0].weight for p in decayed] == [True]

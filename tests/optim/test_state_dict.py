@@ -84,18 +84,19 @@ def test_8_bits_to_32_decodes_and_back_encodes(paged):
 
 
 def test_from_torch_and_to_torch():
+    """Its unfused step takes square roots that may err in the last bit."""
     theirs, mine = torch.optim.AdamW(parameters(), **ADAMW), ours(lr=1.0)
     train(theirs)
     continued(theirs, mine, theirs.state_dict())
     assert mine.param_groups[0]["lr"] == ADAMW["lr"]
     train(theirs, seed=1)
     train(mine, seed=1)
-    assert same_weights(theirs, mine)
+    torch.testing.assert_close(members(theirs), members(mine))
     back = torch.optim.AdamW(parameters(), **ADAMW)
     continued(mine, back, qk.optim.as_32_bit(mine.state_dict()))
     train(back, seed=2)
     train(mine, seed=2)
-    assert same_weights(back, mine)
+    torch.testing.assert_close(members(back), members(mine))
 
 
 def test_8_bit_states_for_torch_are_decoded():

@@ -3,8 +3,16 @@
 from importlib import import_module
 from typing import Any
 
-OPS = ("qlora_linear", "quantize", "dequantize", "linear_cross_entropy", "dora_column_norm")
-WITHOUT_ROWS = ("quantize", "dequantize", "dora_column_norm")  # they have no x
+OPS = (
+    "qlora_linear",
+    "quantize",
+    "dequantize",
+    "linear_cross_entropy",
+    "dora_column_norm",
+    "adamw8bit",
+)
+WITHOUT_ROWS = ("quantize", "dequantize", "dora_column_norm", "adamw8bit")  # they have no x
+DEFAULT_FORMATS = {"adamw8bit": "8bit"}  # of states; else that of a base weight
 
 
 def load(op: str) -> Any:

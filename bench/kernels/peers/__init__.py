@@ -9,6 +9,7 @@ from qlora_kernels.errors import InputError
 PEERS = {
     "torch": "bench.kernels.peers.torch_dense",
     "bitsandbytes": "bench.kernels.peers.bitsandbytes_layers",
+    "unpaged": "bench.kernels.peers.unpaged",
     "peft": "bench.kernels.peers.peft_layers",
 }
 

@@ -3,6 +3,7 @@
 import torch
 
 from bench.kernels.case import Call
+from bench.kernels.ops import adamw8bit as adamw_op
 from bench.kernels.ops import dequantize as dequantize_op
 from bench.kernels.ops import qlora_linear as linear_op
 from bench.kernels.ops import quantize as quantize_op
@@ -57,3 +58,12 @@ def dequantize(p: dequantize_op.Problem) -> Call:
     stats = {name.removeprefix("weight."): t for name, t in state.items()}
     quant_state = QuantState.from_dict(stats, device=p.q.device)
     return lambda: {"w": dequantize_4bit(codes, quant_state)}
+
+
+def adamw8bit(p: adamw_op.Problem) -> Call:
+    """Its optimizer of as many bits."""
+    from bitsandbytes import optim
+
+    kinds = {"8bit": optim.AdamW8bit, "32bit": optim.AdamW32bit, "paged8bit": optim.PagedAdamW8bit}
+    parameters = p.parameters()
+    return adamw_op.stepping(kinds[p.case.format](parameters, **adamw_op.SETTINGS), parameters)

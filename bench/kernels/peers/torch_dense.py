@@ -4,6 +4,7 @@ import torch
 
 import qlora_kernels as qk
 from bench.kernels.case import Call
+from bench.kernels.ops import adamw8bit as adamw_op
 from bench.kernels.ops import dora_column_norm as norm_op
 from bench.kernels.ops import linear_cross_entropy as loss_op
 from bench.kernels.ops import qlora_linear as linear_op
@@ -35,3 +36,10 @@ def dora_column_norm(p: norm_op.Problem) -> Call:
 def linear_cross_entropy(p: loss_op.Problem) -> Call:
     """Logits whole."""
     return loss_op.differentiated(lambda: loss_op.plain(p.hidden, p.head, p.labels), p)
+
+
+def adamw8bit(p: adamw_op.Problem) -> Call:
+    """The fused implementation, with states in the parameters' dtype."""
+    parameters = p.parameters()
+    made = torch.optim.AdamW(parameters, **adamw_op.SETTINGS, fused=True)
+    return adamw_op.stepping(made, parameters)

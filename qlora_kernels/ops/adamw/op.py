@@ -6,10 +6,10 @@
     v = beta2 v + (1 - beta2) g^2                  exp_avg_sq
     p = p - lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
 
-in float32, in the order and with the fused multiply-adds of torch.optim.AdamW (AdamW, arXiv
-1711.05101): over 32-bit states the same bits. 8-bit states are decoded, updated, used as they are
-and only then encoded again (formats/blockwise8.py). p is the parameter, or its float32 master, of
-which the parameter becomes the rounded copy.
+in float32, in the order and with the fused multiply-adds of torch.optim.AdamW(fused=True) on a CPU:
+over 32-bit states the same bits (AdamW, arXiv 1711.05101). 8-bit states are decoded, updated, used
+as they are and only then encoded again (formats/blockwise8.py). p is the parameter, or its float32
+master, of which the parameter becomes the rounded copy.
 
 The gate comes from a pass of its own, since one bad gradient anywhere stops all of the step:
 
@@ -24,11 +24,11 @@ import torch
 
 from qlora_kernels.checks import InputError, check_dtype
 from qlora_kernels.dispatch import Room
-from qlora_kernels.ops.adamw import reference, triton_kernel
+from qlora_kernels.ops.adamw import native_kernel, reference, triton_kernel
 from qlora_kernels.ops.adamw.segment import PARAMETER_DTYPES, Gate, Hyperparameters, Segment
 
-STEP = Room("adamw_step", triton_kernel, reference)
-GATE = Room("gradient_gate", triton_kernel, reference)
+STEP = Room("adamw_step", triton_kernel, native_kernel, reference)
+GATE = Room("gradient_gate", triton_kernel, native_kernel, reference)
 
 _EPSILON = 1e-6  # as in torch.nn.utils.clip_grad_norm_
 

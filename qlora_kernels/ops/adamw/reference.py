@@ -1,4 +1,4 @@
-"""`adamw_step` and `gradient_gate` in plain torch: torch.optim.AdamW's own operations."""
+"""`adamw_step` and `gradient_gate` in plain torch: in the fused torch.optim.AdamW's order."""
 
 from collections.abc import Sequence
 from math import sqrt
@@ -41,7 +41,8 @@ def _update(segment: Segment, g: torch.Tensor, h: Hyperparameters) -> None:
     m, v = _states(segment)
     m = m.lerp(g, 1 - h.beta1)
     v = (v * h.beta2).addcmul(g, g, value=1 - h.beta2)
-    denominator = v.sqrt() / sqrt(1 - h.beta2**t) + h.eps
+    # torch.sqrt of float32 is a vendor's and may err; a rounded root of double does not.
+    denominator = v.double().sqrt().float() / sqrt(1 - h.beta2**t) + h.eps
     p = weight.float() * (1 - h.lr * h.weight_decay)
     weight.copy_(p.addcdiv(m, denominator, value=-h.lr / (1 - h.beta1**t)))
     if segment.master is not None:

@@ -21,7 +21,7 @@ class Hyperparameters(NamedTuple):
     weight_decay: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Segment:
     """Consecutive elements of one parameter and their states, all flat and contiguous.
 
@@ -62,6 +62,8 @@ class Segment:
         check_dtype(op, "exp_avg_sq", self.exp_avg_sq, [state])
         if (self.exp_avg_sq_absmax is not None) != self.is_quantized:
             raise InputError(f"{op}: the states should both have an absmax or neither, one had")
+        if self.master is not None and self.parameter.dtype == torch.float32:
+            raise InputError(f"{op}: master should be None for a float32 parameter, was a tensor")
         for field in fields(self):
             tensor = getattr(self, field.name)
             if tensor is None:

@@ -1,0 +1,150 @@
+// adamw_step: every parameter in one pass, a block of 256 elements at a time in L1. Blocks are
+// independent, so that the bits do not depend on the number of threads.
+
+// What a block works on: the caller's own memory where that is float32, else a buffer.
+struct AdamWBlock {
+  float *p, *m, *v;
+  const float* g;
+  int64_t count;  // a multiple of LANES
+};
+
+struct AdamWBuffers {
+  alignas(64) float p[STATE_BLOCK], g[STATE_BLOCK], m[STATE_BLOCK], v[STATE_BLOCK];
+};
+
+// target[0, padded) = source[0, count), then zeros: what lies beyond a short block is harmless.
+template <class Source>
+inline void read_padded(const Source* source, int64_t count, float* target) {
+  convert(target, source, count);
+  std::fill(target + count, target + STATE_BLOCK, 0.0f);
+}
+
+// The floats of a block: in place, unless the last vector would be short.
+inline float* floats_of(float* source, int64_t count, float* buffer) {
+  if (count % LANES == 0) return source;
+  read_padded(source, count, buffer);
+  return buffer;
+}
+
+inline void write_back(const float* values, int64_t count, float* target) {
+  if (values != target) std::copy(values, values + count, target);
+}
+
+// first(i) and second(i) are vectors of the moments before.
+template <class First, class Second>
+inline void update(const AdamWBlock& block, const AdamWRates& rates, float gradient_scale,
+                   const First& first, const Second& second) {
+  // As torch.lerp: from the nearer end, where the other differs by rounding.
+  const bool from_gradient = rates.first >= 0.5f;
+  const float weight = from_gradient ? rates.first - 1.0f : rates.first;
+  for (int64_t i = 0; i < block.count; i += LANES) {
+    const Floats g = load(block.g + i) * gradient_scale, old = first(i);
+    const Floats m = multiply_add_exactly(broadcast(weight), g - old, from_gradient ? g : old);
+    const Floats v = multiply_add_exactly(g * rates.second, g, second(i) * rates.beta2);
+    const Floats denominator = square_root(v) / rates.correction + rates.eps;
+    const Floats p = load(block.p + i) * rates.decay;
+    store(block.m + i, m);
+    store(block.v + i, v);
+    store(block.p + i, p + rates.step_size * m / denominator);
+  }
+}
+
+inline void step_states32(const AdamWTask& task, const AdamWSegment& segment, Range elements,
+                          AdamWBlock& block) {
+  const int64_t count = elements.size();
+  float* m = static_cast<float*>(segment.exp_avg) + elements.first;
+  float* v = static_cast<float*>(segment.exp_avg_sq) + elements.first;
+  block.m = floats_of(m, count, block.m);
+  block.v = floats_of(v, count, block.v);
+  update(
+      block, segment.rates, task.gradient_scale, [&](int64_t i) { return load(block.m + i); },
+      [&](int64_t i) { return load(block.v + i); });
+  write_back(block.m, count, m);
+  write_back(block.v, count, v);
+}
+
+inline void step_states8(const AdamWTask& task, const AdamWSegment& segment, Range elements,
+                         const AdamWBlock& block) {
+  const int64_t count = elements.size(), index = elements.first / STATE_BLOCK;
+  uint8_t* m = static_cast<uint8_t*>(segment.exp_avg) + elements.first;
+  uint8_t* v = static_cast<uint8_t*>(segment.exp_avg_sq) + elements.first;
+  float &m_absmax = segment.exp_avg_absmax[index], &v_absmax = segment.exp_avg_sq_absmax[index];
+  update(block, segment.rates, task.gradient_scale,
+         StateReader<true>(*task.first_codec, m, m_absmax, count),
+         StateReader<false>(*task.second_codec, v, v_absmax, count));
+  m_absmax = encode_state(*task.first_codec, block.m, count, m);
+  v_absmax = encode_state(*task.second_codec, block.v, count, v);
+}
+
+template <class Parameter, class Gradient>
+inline void step_block(const AdamWTask& task, const AdamWSegment& segment, int64_t first,
+                       AdamWBuffers& buffers) {
+  const int64_t count = std::min(STATE_BLOCK, segment.size() - first);
+  auto* parameter = static_cast<Parameter*>(segment.parameter.data) + first;
+  const auto* gradient = static_cast<const Gradient*>(segment.gradient.data) + first;
+  AdamWBlock block{buffers.p, buffers.m, buffers.v, buffers.g, (count + LANES - 1) / LANES * LANES};
+  if (std::is_same_v<Gradient, float> && count % LANES == 0) {
+    block.g = reinterpret_cast<const float*>(gradient);
+  } else {
+    read_padded(gradient, count, buffers.g);
+  }
+  float* master = segment.master == nullptr ? nullptr : segment.master + first;
+  if constexpr (std::is_same_v<Parameter, float>) master = parameter;
+  if (master != nullptr) {
+    block.p = floats_of(master, count, buffers.p);
+  } else {
+    read_padded(parameter, count, buffers.p);
+  }
+  const Range elements{first, first + count};
+  if (segment.exp_avg_absmax == nullptr) {
+    step_states32(task, segment, elements, block);
+  } else {
+    step_states8(task, segment, elements, block);
+  }
+  if (master != nullptr) write_back(block.p, count, master);
+  if (!std::is_same_v<Parameter, float>) convert(parameter, block.p, count);
+}
+
+inline void step_blocks(const AdamWTask& task, const AdamWSegment& segment, Range blocks) {
+  AdamWBuffers buffers;
+  dispatch(segment.parameter.type, [&](auto* parameter) {
+    dispatch(segment.gradient.type, [&](auto* gradient) {
+      for (int64_t block = blocks.first; block < blocks.last; ++block) {
+        step_block<std::remove_pointer_t<decltype(parameter)>,
+                   std::remove_pointer_t<decltype(gradient)>>(task, segment, block * STATE_BLOCK,
+                                                              buffers);
+      }
+    });
+  });
+}
+
+// Calls body(index, range of its blocks) for each part that has some of the team's share of all
+// blocks; `size_of(index)` elements each.
+template <class SizeOf, class Body>
+inline void for_shares(const Team& team, int64_t num_parts, const SizeOf& size_of,
+                       const Body& body) {
+  const auto blocks_of = [&](int64_t part) {
+    return (size_of(part) + STATE_BLOCK - 1) / STATE_BLOCK;
+  };
+  int64_t total = 0, start = 0;
+  for (int64_t part = 0; part < num_parts; ++part) total += blocks_of(part);
+  const Range share = team.share_of(total, 1);
+  for (int64_t part = 0; part < num_parts && start < share.last; ++part) {
+    const int64_t end = start + blocks_of(part);
+    const Range own{std::max(share.first, start) - start, std::min(share.last, end) - start};
+    if (own.first < own.last) body(part, own);
+    start = end;
+  }
+}
+
+inline void adamw_step(const AdamWTask& task, int num_threads) {
+  const auto count = static_cast<int64_t>(task.segments.size());
+  const auto size_of = [&](int64_t i) { return task.segments[static_cast<size_t>(i)].size(); };
+  int64_t size = 0;
+  for (int64_t i = 0; i < count; ++i) size += size_of(i);
+  parallel(threads_for(size * 4, num_threads), [&](const Team& team) {
+    for_shares(team, count, size_of, [&](int64_t i, Range blocks) {
+      step_blocks(task, task.segments[static_cast<size_t>(i)], blocks);
+    });
+  });
+}

@@ -1,0 +1,149 @@
+"""The optimizer on every instruction set: the bits of the reference, on any number of threads."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+
+import pytest
+import torch
+
+import qlora_kernels as qk
+from native.guarded import Guarded, guarded
+from qlora_kernels import native
+from qlora_kernels.formats.blockwise8 import encode, num_blocks, thresholds
+from qlora_kernels.ops.adamw import Gate, Hyperparameters, Segment, adamw_step, gradient_gate
+
+CPU = torch.device("cpu")
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+SIZES = (0, 1, 7, 255, 256, 257, 1000, 4096)
+HYPER = (
+    Hyperparameters(1e-3, 0.9, 0.999, 1e-8, 0.01),
+    Hyperparameters(0.1, 0.3, 0.5, 1e-3, 0.0),  # lerp from the other end
+)
+
+
+def segment(size: int, dtype: torch.dtype, bits: int, master: bool, memory: Guarded) -> Segment:
+    """States as steps leave them; each lies one element off its alignment."""
+    p, m, v = torch.randn(3, size)
+    p, states = p.to(dtype), {"exp_avg": m, "exp_avg_sq": v.square()}
+    if bits == 8:
+        for name, signed in (("exp_avg", True), ("exp_avg_sq", False)):
+            states[name], states[f"{name}_absmax"] = encode(states[name], signed)
+    if master:
+        states["master"] = p.float() + 1e-4 * torch.randn(size)
+    states["parameter"] = p
+    for name, values in states.items():
+        states[name] = memory.empty(values.shape, values.dtype, offset=1).copy_(values)
+    return Segment(**states, step=torch.tensor(3.0))
+
+
+def copied(of: Segment) -> Segment:
+    tensors = {f.name: getattr(of, f.name) for f in fields(of)}
+    return Segment(**{name: None if t is None else t.clone() for name, t in tensors.items()})
+
+
+def test_the_bits_of_the_reference(isa: str):
+    scale = Gate(torch.tensor(1.0), torch.tensor(0.37), torch.tensor(0.0))
+    with guarded() as memory:
+        segments, gradients, hyper = [], [], []
+        for dtype in DTYPES:
+            for bits in (32, 8):
+                for master in (False, True) if dtype != torch.float32 else (False,):
+                    for i, size in enumerate(SIZES):
+                        segments.append(segment(size, dtype, bits, master, memory))
+                        gradients.append((torch.randn(size) * 1e-2).to(DTYPES[i % 3]))
+                        hyper.append(HYPER[(i + bits) % 2])
+        expected = [copied(s) for s in segments]
+        adamw_step(segments, gradients, hyper, scale)
+        with qk.use_backend("reference"):
+            adamw_step(expected, gradients, hyper, scale)
+    for ours, theirs in zip(segments, expected, strict=True):
+        for field in fields(ours):
+            tensor = getattr(ours, field.name)
+            if tensor is not None:
+                assert torch.equal(tensor, getattr(theirs, field.name)), (field.name, ours)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_codes_are_the_nearest(isa: str, signed: bool):
+    """At every threshold and some floats on either side, ties among them; zeros; beyond 1."""
+    middles = thresholds(CPU, signed).float()
+    found = [middles, torch.tensor([0.0, -0.0, 1.0, 1e-30, 2**-23])]
+    for direction in (-2.0, 2.0):
+        near = middles
+        for _ in range(3):
+            near = torch.nextafter(near, torch.tensor(direction))
+            found.append(near)
+    found.append(torch.rand(20000) ** 4)
+    scaled = torch.cat([*found, *([-x for x in found] if signed else [])])
+    if not signed:
+        scaled = scaled.abs()
+    wanted = torch.bucketize(scaled.double(), thresholds(CPU, signed))
+    codes = [native.state_maps().encode(signed, x) for x in scaled.tolist()]
+    assert codes == wanted.tolist()
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_a_step_stores_the_nearest(isa: str, signed: bool):
+    """Blocks whose moment is a given list of values under a largest of 1."""
+    middles = thresholds(CPU, signed).float()
+    values = torch.cat([middles, torch.nextafter(middles, torch.ones(())), torch.rand(5000) ** 4])
+    values = torch.nn.functional.pad(values, (0, -len(values) % 255)).view(-1, 255)
+    values = torch.cat([values, torch.ones(len(values), 1)], dim=1).view(-1)
+    moments = (torch.zeros_like(values), values) if signed else (values, torch.zeros_like(values))
+    # With beta 0 the first moment becomes the gradient; kept, and the gradient 0, the second stays.
+    gradient, second = (values, moments[0]) if signed else (torch.zeros_like(values), values)
+    size = len(values)
+    states = torch.zeros(2, size, dtype=torch.uint8), torch.zeros(2, num_blocks(size))
+    step = torch.tensor(1.0)
+    (m, v), (m_absmax, v_absmax) = states
+    given = Segment(torch.zeros(size), m, v, step, m_absmax, v_absmax)
+    if not signed:
+        codes, absmax = encode(second, signed)
+        v.copy_(codes)
+        v_absmax.copy_(absmax)
+    hyper = Hyperparameters(0.0, 0.0, 0.999 if signed else 1 - 2**-24, 1.0, 0.0)
+    adamw_step([given], [gradient], [hyper], Gate.open(CPU))
+    if signed:
+        assert torch.equal(m, encode(values, signed)[0])
+    else:
+        assert torch.equal(v, codes)  # what was decoded is encoded again
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_the_same_bits_on_any_number_of_threads(isa: str):
+    gradients = [torch.randn(size) for size in (70000, 1, 300, 0, 99999)]
+    found = []
+    for count in (1, 2, 3):
+        torch.manual_seed(0)
+        with guarded() as memory, threads(count):
+            segments = [segment(len(g), torch.float32, 8, False, memory) for g in gradients]
+            gate = gradient_gate(gradients, max_norm=1.0)
+            adamw_step(segments, gradients, [HYPER[0]] * len(segments), gate)
+        found.append([gate.norm, *(s.parameter for s in segments), *(s.exp_avg for s in segments)])
+    for other in found[1:]:
+        assert all(map(torch.equal, found[0], other))
+
+
+def test_the_norm_is_that_of_all_instruction_sets():
+    gradients = [torch.randn(999).to(dtype) * 1e3 for dtype in DTYPES]
+    kernels, before = native.cpu(), native.cpu().isa()
+    norms = []
+    for name in kernels.available_isas():
+        kernels.use_isa(name)
+        norms.append(kernels.squared_norm(gradients, 2))
+    kernels.use_isa(before)
+    assert len(set(norms)) == 1
+
+
+def test_no_map_but_a_dynamic_one_is_taken():
+    even = torch.linspace(0, 1, 256).tolist()
+    with pytest.raises(ValueError, match="map: should be a dynamic map, was not"):
+        native.cpu().StateMaps(even, even)
