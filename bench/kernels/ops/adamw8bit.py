@@ -21,7 +21,7 @@ FORMATS = ("8bit", "32bit", "paged8bit")
 LR, BETAS, EPS, WEIGHT_DECAY = 2**-10, (0.9, 0.999), 1e-8, 2**-7
 SETTINGS = {"lr": LR, "betas": BETAS, "eps": EPS, "weight_decay": WEIGHT_DECAY}
 BUDGET_SHARE = 0.25
-SMALL = ((3, 4096), (2, 5001), (5, 100))
+SMALL = ((3, 4096), (2, 5001), (5, 3001))
 
 
 @dataclass(frozen=True, eq=False)
