@@ -18,7 +18,8 @@ from qlora_kernels.formats.blockwise8 import encode
 WRITES = True
 FORMATS = ("8bit", "32bit", "paged8bit")
 # 1 - lr * weight_decay is a float32: rounded, it would bias every parameter alike, whoever steps.
-LR, BETAS, EPS, WEIGHT_DECAY = 2**-10, (0.9, 0.999), 1e-8, 2**-7
+LR, BETAS, EPS = 1e-3, (0.9, 0.999), 1e-8
+WEIGHT_DECAY = 2**-17 / LR
 SETTINGS = {"lr": LR, "betas": BETAS, "eps": EPS, "weight_decay": WEIGHT_DECAY}
 BUDGET_SHARE = 0.25
 SMALL = ((3, 4096), (2, 5001), (5, 3001))
