@@ -65,7 +65,7 @@ def test_32_bit_steps_are_those_of_torch(dtype: torch.dtype):
         decay = {} if torchs is torch.optim.Adam else {"weight_decay": 0.5}
         train(mine([p], lr=0.1, **decay))
         q = nn.Parameter(q.detach().float())
-        reference = torchs([q], lr=0.1, **decay)
+        reference = torchs([q], lr=0.1, **decay, fused=True)
         for step in range(3):
             train(reference, 1, step)
             q.data = q.data.to(dtype).float()  # a parameter without master is rounded every step
