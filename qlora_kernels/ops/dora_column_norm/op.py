@@ -4,7 +4,7 @@
 
 W_n [k] and B_n [rank] are rows. Two ways cost the same n k rank multiplications and one decoding of
 W: the terms above, summed in double since they cancel where `s B A` nears `-W` (reference); or
-a few entries of the sum at a time, squared in registers as soon as they are there (cpu). "Column
+a few entries of the sum at a time, squared in registers while they are there (cpu, triton). "Column
 norm" is the paper's word: it writes W as [in, out]. Source: DoRA (arXiv 2402.09353, equation 5).
 """
 
