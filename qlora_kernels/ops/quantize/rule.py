@@ -47,7 +47,8 @@ def column_importance(w: torch.Tensor) -> torch.Tensor | None:
         return None
     squares = torch.linalg.vector_norm(w.detach(), dim=0, dtype=torch.float64).square()
     relative = (squares / squares.median()).nan_to_num(nan=1.0)
-    return (1 / relative.clamp(min=0.01, max=1.0)).float()
+    importance: torch.Tensor = 1 / relative.clamp(min=0.01, max=1.0)
+    return importance.float()
 
 
 def nested_offset(scales: torch.Tensor, spec: QuantSpec) -> torch.Tensor:
