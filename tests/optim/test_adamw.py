@@ -190,3 +190,47 @@ def test_what_makes_no_sense_is_refused(options: dict[str, object], message: str
     with pytest.raises(qk.InputError) as error:
         qk.optim.AdamW(parameters(), **options)
     assert str(error.value).startswith(message)
+
+
+def test_a_grad_scaler_scales_and_skips():
+    """Its scale is undone in the step, which leaves the gradients as they are."""
+    ours, theirs = (base := parameters()), copies(base)
+    a, b = qk.optim.AdamW(ours), qk.optim.AdamW(theirs)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    for bad in (False, True, False):
+        scaler.scale(torch.ones(()))  # makes the scale
+        give_gradients(theirs)
+        for p, q in zip(ours, theirs, strict=True):
+            p.grad = q.grad * scaler.get_scale()
+        if bad:
+            ours[1].grad[0] = torch.inf
+        else:
+            b.step()
+        scaler.step(a)
+        scaler.update()
+    assert scaler.get_scale() == 2.0**9 and a.skipped_steps == 1
+    assert all(map(torch.equal, ours, theirs))
+
+
+def test_closures_schedulers_and_late_groups():
+    first, second = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+    optimizer = qk.optim.AdamW([first], lr=1.0, weight_decay=0.0)
+    optimizer.add_param_group({"params": [second], "lr": 0.5, "bits": 8})
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.1)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = first.sum()
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure) == 3.0
+    assert second not in optimizer.state and torch.equal(second, torch.ones(3))
+    torch.testing.assert_close(first.detach(), torch.zeros(3))  # a first step is the rate
+    schedule.step()
+    second.grad = torch.ones(3)
+    optimizer.step()
+    torch.testing.assert_close(second.detach(), torch.full((3,), 0.95))
+    with pytest.raises(qk.InputError, match="bits should be one of 32, 8, was 16"):
+        optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))], "bits": 16})
+    assert len(optimizer.param_groups) == 2
