@@ -1,5 +1,7 @@
 """One AdamW step over many segments at once: the error rule, exact codes, and what stays put."""
 
+from dataclasses import fields
+
 import pytest
 import torch
 
@@ -20,7 +22,7 @@ from qlora_kernels.testing.error_rule import ErrorRule
 HYPER = Hyperparameters(lr=1e-2, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.1)
 # (size, bits, master): tails, sizes that are several programs, a lone value.
 SHAPES = ((1, 32, False), (300, 8, True), (2049, 32, True), (4096, 8, False), (1024, 8, True))
-FIELDS = Segment.__slots__
+FIELDS = tuple(field.name for field in fields(Segment))
 
 
 def segments(dtype: torch.dtype, device: torch.device, shapes=SHAPES) -> list[Segment]:
