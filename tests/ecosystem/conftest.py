@@ -1,10 +1,12 @@
 """The tiny Llama, sonnets as rows of tokens, and what trainers warn of that is none of ours."""
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState, GradientState
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
@@ -16,6 +18,14 @@ LENGTH = 32
 @pytest.fixture(autouse=True)
 def quick(one_thread: None) -> None:
     pass
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate() -> Iterator[None]:
+    """accelerate keeps precision and accumulation of the first trainer for the whole process."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
 
 
 @pytest.fixture(scope="session")
