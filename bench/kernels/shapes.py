@@ -2,16 +2,15 @@
 
 import re
 
+from qlora.plan.models import MODELS
 from qlora.spelling import did_you_mean
 from qlora_kernels.errors import InputError
 
-# hidden, key and value width, intermediate, vocabulary; from the models' configuration files.
+# Those whose blocks have q, k, v, o, gate, up and down, and as many queries as hidden units.
 _MODELS = {
-    "smollm2": (576, 192, 1536, 49152),
-    "llama-7b": (4096, 4096, 11008, 32000),
-    "llama-8b": (4096, 1024, 14336, 128256),
-    "llama-70b": (8192, 1024, 28672, 128256),
-    "qwen-7b": (3584, 512, 18944, 152064),
+    name: model
+    for name, model in MODELS.items()
+    if not model.traits.gpt2 and model.query == model.hidden
 }
 _N_BY_K = re.compile(r"(\d+)x(\d+)")
 
@@ -31,9 +30,10 @@ def _shapes_of(name: str, op: str) -> list[tuple[str, int, int]]:
     if name not in _MODELS:
         hint = did_you_mean(name, _MODELS) or f" (known: {', '.join(_MODELS)}, or NxK)"
         raise InputError(f"bench: --shapes should name a model or NxK, was {name!r}{hint}")
-    hidden, key_value, intermediate, vocabulary = _MODELS[name]
+    model = _MODELS[name]
+    hidden, key_value, intermediate = model.hidden, model.key_value, model.intermediate
     if op == "linear_cross_entropy":
-        return [(f"{name} head", vocabulary, hidden)]
+        return [(f"{name} head", model.vocabulary, hidden)]
     return [
         (f"{name} q/o", hidden, hidden),
         (f"{name} k/v", key_value, hidden),

@@ -26,6 +26,7 @@ COMMANDS = {
         "a model folder in 4 or 8 bits, and what that costs",
     ),
     "merge": ("qlora.merge.command", "several adapters to one, and what that costs each of them"),
+    "plan": ("qlora.plan.command", "what a fine-tune takes in memory, and what fits"),
     "export": ("qlora.export.command", "an adapter, alone or merged, as other programs read it"),
 }
 

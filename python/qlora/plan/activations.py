@@ -1,0 +1,87 @@
+"""What forward keeps for backward.
+
+    block = norms 4 h + inputs of trained layers d k + queries, keys, values d (q + 2 kv)
+            + attention d q + 4 heads + feed-forward 3 d i + DoRA d n
+    kept  = m (blocks block + last norm 4 h)                    without checkpointing
+    kept  = m (blocks d h + block + last norm 4 h)              with: inputs, and one block again
+
+m tokens, d bytes of an activation, h hidden size, i intermediate size, q and kv the widths of all
+queries and of all keys, k and n a layer's input and output, in bytes for each token. Norms keep a
+float32 copy of their input; attention is fused: it keeps its output and one float32 per head, no
+probabilities. The product of gate and up is the input of down, and is kept if down is trained.
+Layers that read one tensor (q, k and v; gate and up) keep it once. Adapters' dropout keeps nothing:
+its masks are drawn again. Source: the modules of transformers with `qk.qlora_linear`, whose saved
+tensors the tests count; the terms are those of Korthikanti et al., arXiv 2205.05198, section 4,
+for these modules.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from qlora.plan.architecture import Architecture
+
+MASK_BYTES = 1  # torch's dropout keeps a truth value for each element
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Which terms count.
+
+    trained: names of a block's layers whose weight or adapter gets a gradient. whole: norms and
+    everything else too. dora: their outputs are kept for the magnitudes.
+    """
+
+    model: Architecture
+    trained: Collection[str]
+    whole: bool
+    dora: bool
+    bytes_each: int  # of an activation
+
+    def of_block(self) -> int:
+        """Bytes for each token of one block."""
+        model, d = self.model, self.bytes_each
+        total = self._norms() + self._inputs()
+        total += d * (2 * model.query + 2 * model.key_value) + 4 * model.heads
+        total += self._feed_forward()
+        if self.dora:
+            total += d * sum(layer.n for layer in model.block if layer.name in self.trained)
+        return total
+
+    def of_model(self, tokens: int, checkpointing: bool) -> int:
+        """Bytes of all tokens, the last norm included."""
+        block = self.of_block()
+        if checkpointing:
+            kept = self.model.blocks * self.bytes_each * self.model.hidden + block
+        else:
+            kept = self.model.blocks * block
+        first = 0 if self.whole or checkpointing else self._norm()  # its input needs no gradient
+        return tokens * (kept + self._norm() - first)
+
+    def _norm(self) -> int:
+        """Of one norm: GPT-2's takes what it is given, the others a float32 copy."""
+        d, h = self.bytes_each, self.model.hidden
+        if self.model.traits.gpt2:
+            return d * h
+        return (4 + d * self.whole) * h
+
+    def _norms(self) -> int:
+        model = self.model
+        total = model.traits.norms * self._norm()
+        if model.traits.gpt2:
+            total += 2 * MASK_BYTES * model.hidden
+        if model.traits.head_norms:
+            total += (4 + self.bytes_each * self.whole) * (model.query + model.key_value)
+        return total
+
+    def _inputs(self) -> int:
+        """Of what several layers read; attention's output and the last product count elsewhere."""
+        heads = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "attn.c_attn"}
+        forward = {"mlp.gate_proj", "mlp.up_proj", "mlp.c_fc"}
+        read = sum(not group.isdisjoint(self.trained) for group in (heads, forward))
+        return self.bytes_each * self.model.hidden * read
+
+    def _feed_forward(self) -> int:
+        """Gate, its activation and up; GPT-2's activation is made of steps that keep four."""
+        last = not {"mlp.down_proj", "mlp.c_proj"}.isdisjoint(self.trained)
+        steps = 3 if self.model.traits.gated else 4
+        return self.bytes_each * self.model.intermediate * (steps + last)
