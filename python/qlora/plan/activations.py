@@ -18,8 +18,10 @@ for these modules.
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from qlora.plan.architecture import Architecture
+from qlora.plan.architecture import Architecture, Family, Linear
 
+# Attention keeps v as it comes (q and k are rotated first), the activation gate, the product up.
+READ_AGAIN = {"self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj"}
 MASK_BYTES = 1  # torch's dropout keeps a truth value for each element
 
 
@@ -28,7 +30,7 @@ class Kept:
     """Which terms count.
 
     trained: names of a block's layers whose weight or adapter gets a gradient. whole: norms and
-    everything else too. dora: their outputs are kept for the magnitudes.
+    everything else too. dora: their outputs are kept for the magnitudes, where nothing else does.
     """
 
     model: Architecture
@@ -44,7 +46,7 @@ class Kept:
         total += d * (2 * model.query + 2 * model.key_value) + 4 * model.heads
         total += self._feed_forward()
         if self.dora:
-            total += d * sum(layer.n for layer in model.block if layer.name in self.trained)
+            total += d * sum(layer.n for layer in self._kept_outputs())
         return total
 
     def of_model(self, tokens: int, checkpointing: bool) -> int:
@@ -57,12 +59,34 @@ class Kept:
         first = 0 if self.whole or checkpointing else self._norm()  # its input needs no gradient
         return tokens * (kept + self._norm() - first)
 
+    def _kept_outputs(self) -> list[Linear]:
+        """Adapted layers whose output nobody else keeps: a bias makes another tensor of it."""
+        shared = set(READ_AGAIN)
+        if self.bytes_each == 4:  # a norm's float32 copy is its input itself
+            shared |= {"self_attn.q_proj", "self_attn.k_proj"} if self._traits.head_norms else set()
+            shared |= {"self_attn.o_proj", "mlp.down_proj"} if self._traits.norms == 4 else set()
+        return [
+            layer
+            for layer in self.model.block
+            if layer.name in self.trained and (layer.bias or layer.name not in shared)
+        ]
+
+    @property
+    def _traits(self) -> Family:
+        return self.model.traits
+
+    @property
+    def _of_norm(self) -> int:
+        """Bytes that a norm keeps of one number."""
+        scaled = 4 if self._traits.float_norms else self.bytes_each
+        return 4 + scaled * self.whole
+
     def _norm(self) -> int:
         """Of one norm: GPT-2's takes what it is given, the others a float32 copy."""
         d, h = self.bytes_each, self.model.hidden
         if self.model.traits.gpt2:
             return d * h
-        return (4 + d * self.whole) * h
+        return self._of_norm * h
 
     def _norms(self) -> int:
         model = self.model
@@ -70,7 +94,7 @@ class Kept:
         if model.traits.gpt2:
             total += 2 * MASK_BYTES * model.hidden
         if model.traits.head_norms:
-            total += (4 + self.bytes_each * self.whole) * (model.query + model.key_value)
+            total += self._of_norm * (model.query + model.key_value)
         return total
 
     def _inputs(self) -> int:

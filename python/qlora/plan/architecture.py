@@ -10,6 +10,7 @@ class Family:
 
     gated: gate, up and down instead of two layers. norms: in a block, over the hidden state.
     qkv_bias, bias: of q, k and v; of every other layer too. head_norms: over each head of q and k.
+    float_norms: scaled in float32, rounded afterwards.
     gpt2: q, k and v are one layer, norms have biases, positions are learned, dropout is on.
     """
 
@@ -18,6 +19,7 @@ class Family:
     qkv_bias: bool = False
     bias: bool = False
     head_norms: bool = False
+    float_norms: bool = False
     gpt2: bool = False
 
 
@@ -26,9 +28,9 @@ FAMILIES = {
     "mistral": Family(),
     "qwen2": Family(qkv_bias=True),
     "qwen3": Family(head_norms=True),
-    "gemma": Family(),
-    "gemma2": Family(norms=4),
-    "gemma3_text": Family(norms=4, head_norms=True),
+    # Not gemma2: its attention is not fused, so it keeps probabilities.
+    "gemma": Family(float_norms=True),
+    "gemma3_text": Family(norms=4, head_norms=True, float_norms=True),
     "gpt2": Family(gated=False, qkv_bias=True, bias=True, gpt2=True),
 }
 

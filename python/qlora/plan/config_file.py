@@ -20,7 +20,7 @@ GPT2_WORDS = {
 }
 FAMILY_WORDS = {"gemma3": "gemma3_text"}  # the text part of a model that sees images too
 # Of the families, those whose config.json may leave tie_word_embeddings out and mean true.
-TIED = {"gpt2", "gemma", "gemma2", "gemma3_text"}
+TIED = {"gpt2", "gemma", "gemma3_text"}
 
 
 def read_architecture(model: str) -> Architecture:

@@ -27,14 +27,16 @@ the formats of `qlora_kernels`.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import qlora_kernels as qk
 from qlora.plan.activations import Kept
 from qlora.plan.architecture import Architecture, Linear
 from qlora.plan.settings import Method, PlanSettings
 from qlora.train.budget import Budget
+from qlora_kernels.errors import InputError
 from qlora_kernels.formats import QuantSpec
 from qlora_kernels.nn.targets import matched_names
 
@@ -67,6 +69,10 @@ class Forecast:
         rest = sum(fixed.values()) + sum(passing.values())
         return {**fixed, "optimizer": self._resident_states(rest), **passing}
 
+    def changed(self, **settings: Any) -> "Forecast":
+        """With other settings."""
+        return replace(self, settings=replace(self.settings, **settings))
+
     @property
     def total(self) -> int:
         """Bytes of all components."""
@@ -84,7 +90,11 @@ class Forecast:
             return ()
         layers = {layer.name: layer for layer in self.model.linears()}
         config = qk.QLoRAConfig(rank=self.settings.rank, targets=self.settings.targets)
-        return tuple(layers[name] for name in matched_names(list(layers), (), config))
+        try:
+            return tuple(layers[name] for name in matched_names(list(layers), (), config))
+        except InputError as error:
+            reason = str(error).partition(": ")[2]
+            raise InputError(f"plan: {reason}") from None
 
     @property
     def fits(self) -> bool:

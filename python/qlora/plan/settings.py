@@ -68,6 +68,10 @@ class PlanSettings:
             budget = Budget.read(f"plan: {name}", text)
             if budget.unit == "%" and name != "optimizer_memory":
                 raise InputError(f"plan: {name} should be in bytes, was {text}")
+        if self.reserve and not self.memory:
+            raise InputError("plan: reserve should come with --memory, came without")
+        if self.memory_bytes is not None and self.memory_bytes <= 0:
+            raise InputError(f"plan: reserve should be less than {self.memory}, was {self.reserve}")
         if self.optimizer_memory and not self.paged:
             raise InputError(
                 f"plan: optimizer_memory should be for a paged optimizer, was for {self.optimizer}"
@@ -95,4 +99,3 @@ class PlanSettings:
             return None
         reserve = Budget.read("plan: reserve", self.reserve).bytes_of(0) if self.reserve else 0
         return Budget.read("plan: memory", self.memory).bytes_of(0) - reserve
-

@@ -1,7 +1,7 @@
 """The most of one thing that fits: memory grows with each, so the answer is found by halving."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from qlora.plan.memory import Forecast
 
@@ -46,6 +46,6 @@ def largest(low: int, high: int, fits: Callable[[int], bool]) -> int:
 
 def _fits(forecast: Forecast, name: str) -> Callable[[int], bool]:
     def fits(value: int) -> bool:
-        return replace(forecast, settings=replace(forecast.settings, **{name: value})).fits
+        return forecast.changed(**{name: value}).fits
 
     return fits

@@ -1,7 +1,7 @@
 """Plans for people and for programs."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -33,17 +33,17 @@ class Answer:
     @property
     def toggled(self) -> int:
         """Bytes with checkpointing instead of without, or the other way round."""
-        settings = self.forecast.settings
-        other = replace(settings, gradient_checkpointing=not settings.gradient_checkpointing)
-        return replace(self.forecast, settings=other).total
+        on = self.forecast.settings.gradient_checkpointing
+        return self.forecast.changed(gradient_checkpointing=not on).total
 
     def remedy(self) -> str:
         """The flags with which the method fits; empty where none of them is enough."""
-        settings, flags = self.forecast.settings, []
+        forecast = self.forecast
+        flags: list[str] = []
         for flag, change in REMEDIES:
-            settings = replace(settings, **change)
+            forecast = forecast.changed(**change)
             flags = [old for old in flags if old.split()[0] != flag.split()[0]] + [flag]
-            if replace(self.forecast, settings=settings).fits:
+            if forecast.fits:
                 return " ".join(flags)
         return ""
 
@@ -98,7 +98,10 @@ def table_lines(rows: Sequence[Row]) -> list[str]:
             f"{row.method:8}{row.year:6}{row.quoted_gb:11.0f}{row.predicted_gb:11.1f}"
             f"{row.off:+8.1%}{mark}"
         )
-    lines += ["", "llama-65b, one row of 512 tokens, rank 64 on all linear layers; each row assumes:"]
+    lines += [
+        "",
+        "llama-65b, one row of 512 tokens, rank 64 on all linear layers; each row assumes:",
+    ]
     lines += [f"{row.method}: {row.assumes} ({row.source})" for row in rows]
     return lines
 
@@ -116,7 +119,9 @@ def _limit_lines(answers: Sequence[Answer]) -> list[str]:
     for answer in answers:
         if not answer.forecast.fits:
             flags = answer.remedy()
-            text = f"fits with {flags}" if flags else "does not fit, whatever is recomputed or paged"
+            text = (
+                f"fits with {flags}" if flags else "does not fit, whatever is recomputed or paged"
+            )
             lines.append(f"{answer.forecast.method} {text}")
     return lines
 
