@@ -144,11 +144,12 @@ class Pages:
         """One step over parameters of one device."""
         self._devices[parameters[0].device].update(parameters, gradients, hyper, gate)
 
-    def read(self) -> dict[Tensor, State]:
-        """Copies of all states, in the shapes of their parameters, on the CPU."""
+    def read(self, parameters: Iterable[Tensor] | None = None) -> dict[Tensor, State]:
+        """Copies of their states, by default all, in the parameters' shapes, on the CPU."""
         found = {}
+        wanted = [self[p] for p in (self._parameters if parameters is None else parameters)]
         for device, pages in self._devices.items():
-            owners = [p for p in self._parameters.values() if p.device == device and p.begun]
+            owners = [p for p in wanted if p.device == device and p.begun]
             for owner, states in zip(owners, pages.read(owners), strict=True):
                 found[owner.parameter] = {
                     name: states[name] if name.endswith("_absmax") else states[name].view(shape)

@@ -45,7 +45,8 @@ def test_signatures_and_defaults_are_theirs(name: str):
     mine, theirs = (inspect.signature(getattr(m.optim, name)) for m in (bnb, bitsandbytes))
     for argument in theirs.parameters.values():
         assert mine.parameters[argument.name].default == argument.default
-    assert list(mine.parameters)[: len(theirs.parameters)] == list(theirs.parameters)
+    more = list(mine.parameters)[len(theirs.parameters) :]
+    assert list(mine.parameters) == [*theirs.parameters, *more] and more == ["older"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -144,8 +145,33 @@ def test_states_answer_to_both_names():
     assert p.shape == q.shape
 
 
-def test_8_bit_states_decode_by_their_maps():
-    optimizer = optim.AdamW8bit([p := parameter()])
+@pytest.mark.parametrize("name", [n for n in NAMES if n.startswith("Paged")])
+def test_paged_states_answer_too(name: str):
+    """bitsandbytes' own tests read `state[p]["state1"]`, whatever is paged."""
+    unpaged, paged = getattr(optim, name.removeprefix("Paged")), getattr(optim, name)
+    first, second = unpaged([p := parameter()]), paged([q := parameter(), r := parameter()])
+    r.requires_grad_(False)
+    for step in range(2):
+        train(first, 1, step)
+        q.grad = p.grad
+        second.step()
+        names = ["state1", "state2", "exp_avg", "exp_avg_sq"]
+        names += ["absmax1", "absmax2", "qmap1", "qmap2"] if "8bit" in name else []
+        for part in names:
+            assert torch.equal(first.state[p][part], second.state[q][part]), part
+    for other in (copy.deepcopy(second), second):
+        other.load_state_dict(second.state_dict())
+        q = other.param_groups[0]["params"][0]
+        assert torch.equal(first.state[p]["state1"], other.state[q]["state1"])
+    with pytest.raises(KeyError):
+        second.state[q]["state3"]
+    with pytest.raises(KeyError):
+        second.state[r]["state1"]  # it had no gradient
+
+
+@pytest.mark.parametrize("name", ["AdamW8bit", "PagedAdamW8bit"])
+def test_8_bit_states_decode_by_their_maps(name: str):
+    optimizer = getattr(optim, name)([p := parameter()])
     train(optimizer)
     state = optimizer.state[p]
     for i, signed in ((1, True), (2, False)):
@@ -218,6 +244,7 @@ def test_what_is_refused():
             "percentile_clipping should be 100, was 5",
         ),
         (lambda: optim.Adam([parameter()], momentum=1), TypeError, "unexpected keyword"),
+        (lambda: optim.PagedAdamW([parameter()], is_paged=True), TypeError, "unexpected keyword"),
         (lambda: optim.Lion8bit([parameter()]), NotImplementedError, "Lion8bit is not provided"),
         (lambda: bnb.nn.Linear8bitLt(4, 4), NotImplementedError, "Linear8bitLt is not provided"),
         (lambda: bnb.matmul(1, 2), NotImplementedError, "matmul is not provided"),

@@ -1,17 +1,20 @@
 """AdamW by bitsandbytes' names: constructors and files; the optimizer is qk.optim.AdamW."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from qlora_kernels import optim
 from qlora_kernels.compat.bitsandbytes.optim.names import NamedState, from_file, to_file
 from qlora_kernels.compat.bitsandbytes.optim.optimizer import GlobalOptimManager
 from qlora_kernels.errors import InputError
+from qlora_kernels.optim.paged import Pages
 
 _OPTIONS = {"max_unorm": 0.0, "skip_zeros": False, "percentile_clipping": 100, "block_wise": True}
 
@@ -54,6 +57,7 @@ class AdamW(optim.AdamW):
             raise InputError(
                 f"{name}: optim_bits should be 32 (the name says it), was {optim_bits}"
             )
+        _refuse_unknown(self, older)
         _refuse_options(name, args, older)
         bits = self.fixed_bits or getattr(args, "optim_bits", optim_bits)
         smallest = getattr(args, "min_8bit_size", min_8bit_size)
@@ -118,15 +122,37 @@ class AdamW(optim.AdamW):
         super().__setstate__(state)
         self._answer_to_names()
 
+    def _add_pages(self, wanted: Callable[[Tensor], bool]) -> None:
+        super()._add_pages(wanted)
+        for parameter, state in self.state.items():
+            if not isinstance(state, NamedState):
+                self.state[parameter] = self._named(parameter, state)
+
     def _answer_to_names(self) -> None:
-        named = {parameter: NamedState(state) for parameter, state in self.state.items()}
+        named = {parameter: self._named(parameter, s) for parameter, s in self.state.items()}
         self.state = defaultdict(NamedState, named)
+
+    def _named(self, parameter: Tensor, state: Mapping[str, Any]) -> NamedState:
+        named = NamedState(state)
+        if parameter in self._pages:
+            named.read = partial(_read, self._pages, parameter)
+        return named
+
+
+def _read(pages: Pages, parameter: Tensor) -> dict[str, Tensor]:
+    """The states of one parameter on its device; none before its first step."""
+    found = pages.read([parameter]).get(parameter, {})
+    return {name: tensor.to(parameter.device) for name, tensor in found.items()}
+
+
+def _refuse_unknown(optimizer: AdamW, older: Mapping[str, Any]) -> None:
+    for option in older:
+        if option not in _OPTIONS:
+            name = type(optimizer).__name__
+            raise TypeError(f"{name}() got an unexpected keyword argument {option!r}")
 
 
 def _refuse_options(name: str, args: Any, older: Mapping[str, Any]) -> None:
-    for option in older:
-        if option not in _OPTIONS:
-            raise TypeError(f"{name}() got an unexpected keyword argument {option!r}")
     for option, default in _OPTIONS.items():
         value = older.get(option, getattr(args, option, default))
         if value != default:
@@ -162,18 +188,36 @@ class AdamW32bit(AdamW):
 
 
 class PagedAdamW(AdamW):
-    """`AdamW` with states in pages."""
+    """`AdamW` with states in pages; `state[p]` gives copies of them."""
 
     always_paged = True
 
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        optim_bits: int = 32,
+        args: Any = None,
+        min_8bit_size: int = 4096,
+        **older: Any,
+    ) -> None:
+        """As `AdamW` without is_paged."""
+        _refuse_unknown(self, older)
+        rest = (amsgrad, optim_bits, args, min_8bit_size)
+        super().__init__(params, lr, betas, eps, weight_decay, *rest, **older)
 
-class PagedAdamW8bit(AdamW8bit):
+
+class PagedAdamW8bit(PagedAdamW):
     """`AdamW` with 8-bit states in pages."""
 
-    always_paged = True
+    fixed_bits = 8
 
 
-class PagedAdamW32bit(AdamW32bit):
+class PagedAdamW32bit(PagedAdamW):
     """`AdamW` with 32-bit states in pages."""
 
-    always_paged = True
+    fixed_bits = 32

@@ -8,7 +8,7 @@
 In a file those stand in a dict of their own beside `step`, so that FSDP does not gather them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -26,13 +26,23 @@ _MAPS = {"qmap1": ("absmax1", True), "qmap2": ("absmax2", False)}
 
 
 class NamedState(dict[str, Any]):
-    """A parameter's state as it is kept, which answers to bitsandbytes' names as well."""
+    """A parameter's state as it is kept, which answers to bitsandbytes' names as well.
+
+    What is in pages is copied out of them each time it is asked for: changing it changes nothing.
+    """
+
+    read: Callable[[], Mapping[str, Any]] | None = None  # what the pages hold
 
     def __missing__(self, name: str) -> Any:
         if name in _MAPS:
             absmax, signed = _MAPS[name]
             return dynamic_map(self[absmax].device, signed)
-        return self[_OURS[name]]  # KeyError for any other
+        if name in _OURS:
+            return self[_OURS[name]]
+        return (self.read() if self.read else {})[name]  # KeyError for any other
+
+    def __reduce__(self) -> Any:
+        return NamedState, (dict(self),)  # a copied optimizer has pages of its own
 
 
 def to_file(state: Mapping[str, Any]) -> dict[str, Any]:
