@@ -3,7 +3,8 @@
     block = norms 4 h + inputs of trained layers d k + queries, keys, values d (q + 2 kv)
             + attention d q + 4 heads + feed-forward 3 d i + DoRA d n
     kept  = m (blocks block + last norm 4 h)                    without checkpointing
-    kept  = m (blocks d h + block + last norm 4 h)              with: inputs, and one block again
+    kept  = m (blocks d h + block)                              with: inputs, and one block again,
+                                                                when the last norm is done with
 
 m tokens, d bytes of an activation, h hidden size, i intermediate size, q and kv the widths of all
 queries and of all keys, k and n a layer's input and output, in bytes for each token. Norms keep a
@@ -50,14 +51,12 @@ class Kept:
         return total
 
     def of_model(self, tokens: int, checkpointing: bool) -> int:
-        """Bytes of all tokens, the last norm included."""
-        block = self.of_block()
+        """Bytes of all tokens."""
+        block, model = self.of_block(), self.model
         if checkpointing:
-            kept = self.model.blocks * self.bytes_each * self.model.hidden + block
-        else:
-            kept = self.model.blocks * block
-        first = 0 if self.whole or checkpointing else self._norm()  # its input needs no gradient
-        return tokens * (kept + self._norm() - first)
+            return tokens * (model.blocks * self.bytes_each * model.hidden + block)
+        first = 0 if self.whole else self._norm()  # its input needs no gradient
+        return tokens * (model.blocks * block + self._norm() - first)
 
     def _kept_outputs(self) -> list[Linear]:
         """Adapted layers whose output nobody else keeps: a bias makes another tensor of it."""

@@ -12,8 +12,10 @@
                  elements or more, then + 4 for a float32 master if t = 2
     activations  see `qlora.plan.activations`
     logits       d v rows + d m h: a chunk and the gradient of its input;
-                 rows = min(m, 256 MiB / (d v)), since the head runs in chunks
-    workspace    d m (3 i + 2 h), gradients inside one block, + d n k, the largest layer decoded
+                 rows = min(m, 256 MiB / (d v)), since the head runs in chunks; on a CPU 0 for a
+                 frozen head, whose logits stay in cache
+    workspace    d m (3 i + 2 h), gradients inside one block, + d n k, the largest layer decoded,
+                 which a CPU's kernels never hold
 
 m tokens, d and t bytes of an activation and of a trained number, v vocabulary, h hidden size, i
 intermediate size. The sum is a bound: activations are freed while gradients fill, so the peak is
@@ -176,11 +178,14 @@ class Forecast:
     def _logits(self) -> int:
         d, v, m = self._bytes_each, self.model.vocabulary, self.settings.tokens
         rows = min(m, max(1, LOGIT_CHUNK_BYTES // (d * v)))
+        if self.settings.device == "cpu" and self.method != "full":
+            rows = 0
         return d * v * rows + d * m * self.model.hidden
 
     def _workspace(self) -> int:
         d, model = self._bytes_each, self.model
-        decoded = max(layer.weights for layer in model.block) if self.quantized else 0
+        decodes = self.quantized and self.settings.device == "gpu"
+        decoded = max(layer.weights for layer in model.block) if decodes else 0
         flowing = self.settings.tokens * (3 * model.intermediate + 2 * model.hidden)
         return d * (flowing + decoded)
 

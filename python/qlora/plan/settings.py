@@ -40,6 +40,9 @@ class PlanSettings:
     trained_dtype: Literal["float32", "bfloat16"] = setting(
         "float32", "of what is trained and its gradients; qlora train has float32"
     )
+    device: Literal["gpu", "cpu"] = setting(
+        "gpu", "a CPU's kernels hold neither a decoded layer nor a chunk of a frozen head's logits"
+    )
     rank: int = setting(16, "rank of the adapters")
     targets: str | tuple[str, ...] = setting(
         "all-linear", "layers that get an adapter: all-linear, name endings, or one expression"
