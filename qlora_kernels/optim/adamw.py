@@ -8,14 +8,13 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from qlora_kernels.checks import InputError, check_choice
 from qlora_kernels.ops.adamw import Gate, Hyperparameters, Segment, adamw_step, gradient_gate
 from qlora_kernels.optim.loading import Stored, load
 from qlora_kernels.optim.paged import PagedParameter, Pages, check_budget, stats_of
 from qlora_kernels.optim.paging import out_of_memory
-from qlora_kernels.optim.settings import BITS, Settings
+from qlora_kernels.optim.settings import Settings, check_group
 from qlora_kernels.optim.sharded import as_sharded, local, sum_over_shards
-from qlora_kernels.optim.state import check_parameter, flat_gradient, new_state, segment_of, shows
+from qlora_kernels.optim.state import check_parameters, flat_gradient, new_state, segment_of, shows
 from qlora_kernels.optim.stored import fitted
 
 Owner = Segment | PagedParameter
@@ -77,7 +76,9 @@ class AdamW(Optimizer):
         paged = self._pages.read()
         parameters = [p for group in self.param_groups for p in group["params"]]
         for number, parameter in enumerate(parameters):
-            if state := packed["state"].get(number):
+            if self._pages.awaits(parameter):
+                packed["state"].pop(number, None)
+            elif state := packed["state"].get(number):
                 states = {**state, **paged.get(parameter, {})}
                 packed["state"][number] = as_sharded(parameter, states)
         return packed
@@ -91,13 +92,17 @@ class AdamW(Optimizer):
         load(self, lambda: super(AdamW, self).load_state_dict(state_dict), self._keep)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add parameters with settings of their own; those not given are the optimizer's."""
-        _check_group({**self.defaults, **param_group})
+        """Add parameters with settings of their own; those not given are the optimizer's.
+
+        Raises InputError, nothing added, for what does not fit.
+        """
+        check_group({**self.defaults, **param_group})
         super().add_param_group(param_group)
-        for parameter in self.param_groups[-1]["params"]:
-            check_parameter(parameter)
+        group = self.param_groups.pop()  # torch has made a list of what it was given
+        check_parameters(group["params"])
         if self.settings.memory_budget is not None:
-            check_budget(self.param_groups[-1], self.settings)
+            check_budget(group, self.settings)
+        self.param_groups.append(group)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -199,7 +204,7 @@ class AdamW(Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         kept = {"settings": self.settings, "_skipped": self._skipped, "_segments": {}}
-        state = dict(self.state)
+        state = {p: states for p, states in self.state.items() if not self._pages.awaits(p)}
         for parameter, states in self._pages.read().items():
             state[parameter] = {**state[parameter], **states}
         return {**super().__getstate__(), **kept, "state": state}
@@ -211,12 +216,3 @@ class AdamW(Optimizer):
         if self.settings.paged:
             states, self.state = self.state, defaultdict(dict)
             self._keep(states)
-
-
-def _check_group(group: dict[str, Any]) -> None:
-    check_choice("AdamW", "bits", group["bits"], BITS)
-    for name in ("lr", "eps", "weight_decay"):
-        if not 0 <= float(group[name]) < float("inf"):
-            raise InputError(f"AdamW: {name} should be 0 or more, was {group[name]}")
-    if not all(0 <= beta < 1 for beta in group["betas"]):
-        raise InputError(f"AdamW: betas should be in [0, 1), were {group['betas']}")

@@ -7,12 +7,12 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from qlora_kernels.checks import InputError
+from qlora_kernels.optim.settings import REFUSED
 from qlora_kernels.optim.sharded import local, localized
 from qlora_kernels.optim.stored import check_stored
 
 Stored = Mapping[str, Any]
 OURS = ("bits",)  # of a group: how states are kept is not the file's to say
-REFUSED = ("amsgrad", "maximize")
 
 
 def load(

@@ -134,6 +134,10 @@ class Pages:
     def __contains__(self, parameter: Tensor) -> bool:
         return parameter in self._parameters
 
+    def awaits(self, parameter: Tensor) -> bool:
+        """Whether a parameter has places for states and no states: its first step was refused."""
+        return parameter in self and not self[parameter].begun
+
     def update(
         self,
         parameters: Sequence[PagedParameter],

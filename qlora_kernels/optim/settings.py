@@ -1,6 +1,7 @@
 """What an AdamW is asked for beside torch's own arguments."""
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor
 from qlora_kernels.checks import InputError, check_choice
 
 BITS = (32, 8)
+REFUSED = ("amsgrad", "maximize")  # of torch's AdamW
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,11 @@ class Settings:
             if not self.paged and getattr(self, name) is not None:
                 raise InputError(f"AdamW: {name} should come with paged=True, came without")
         norm = self.max_gradient_norm
-        if norm is not None and not 0 < norm < float("inf"):
-            raise InputError(f"AdamW: max_gradient_norm should be above 0, was {norm}")
+        if norm is not None and not (isinstance(norm, (int, float)) and 0 < norm < float("inf")):
+            raise InputError(f"AdamW: max_gradient_norm should be above 0, was {norm!r}")
+        size = self.min_quantized_size
+        if type(size) is not int or size < 0:
+            raise InputError(f"AdamW: min_quantized_size should be a size, was {size!r}")
 
     def bits_of(self, parameter: Tensor, bits: int) -> int:
         """How a parameter's states are kept in a group of so many bits."""
@@ -69,3 +74,19 @@ class Settings:
                 hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
                 raise InputError(f"AdamW: {name!r} is no argument ({hint})")
         return cls(**options)
+
+
+def check_group(group: Mapping[str, Any]) -> None:
+    """Refuse numbers of a parameter group that make no sense, and what would be left undone."""
+    check_choice("AdamW", "bits", group["bits"], BITS)
+    for name in REFUSED:
+        if group.get(name):
+            raise InputError(f"AdamW: {name} of a group should be False, was True")
+    for name in ("lr", "eps", "weight_decay"):
+        if not 0 <= float(group[name]) < float("inf"):
+            raise InputError(f"AdamW: {name} should be 0 or more, was {group[name]}")
+    betas = group["betas"]
+    if len(betas) != 2:
+        raise InputError(f"AdamW: betas should be two, were {betas}")
+    if not all(0 <= beta < 1 for beta in betas):
+        raise InputError(f"AdamW: betas should be in [0, 1), were {betas}")

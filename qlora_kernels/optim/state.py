@@ -1,5 +1,8 @@
 """The state of one parameter, under torch's names, and the segment that a step sees of it."""
 
+from collections import Counter
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -12,12 +15,16 @@ from qlora_kernels.optim.sharded import local
 State = dict[str, Tensor]
 
 
-def check_parameter(parameter: Tensor) -> None:
-    """Refuse a parameter that a step could not update in place."""
-    check_dtype("AdamW", "a parameter", parameter, PARAMETER_DTYPES)
-    if not local(parameter).is_contiguous():
+def check_parameters(parameters: Sequence[Tensor]) -> None:
+    """Refuse what a step could not update in place, or would update twice at once."""
+    counts = Counter(parameters)
+    for parameter in parameters:
+        check_dtype("AdamW", "a parameter", parameter, PARAMETER_DTYPES)
         shape = list(parameter.shape)
-        raise InputError(f"AdamW: a parameter should be contiguous, was strided, {shape}")
+        if not local(parameter).is_contiguous():
+            raise InputError(f"AdamW: a parameter should be contiguous, was strided, {shape}")
+        if counts[parameter] > 1:
+            raise InputError(f"AdamW: a parameter should be in a group once, was twice, {shape}")
 
 
 def new_state(parameter: Tensor, bits: int, master_weights: bool) -> State:
@@ -46,7 +53,9 @@ def shows(segment: Segment, parameter: Tensor, state: State) -> bool:
     """Whether a segment made earlier still views this parameter and its state."""
     return (
         segment.parameter.data_ptr() == parameter.data_ptr()
+        and segment.step is state["step"]
         and segment.exp_avg.data_ptr() == state["exp_avg"].data_ptr()
+        and segment.exp_avg_sq.data_ptr() == state["exp_avg_sq"].data_ptr()
     )
 
 

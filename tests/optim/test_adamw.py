@@ -184,6 +184,9 @@ def test_copies_and_pickles_go_on_alone():
         ({"max_gradient_norm": 0.0}, "AdamW: max_gradient_norm should be above 0, was 0.0"),
         ({"lr": -1.0}, "AdamW: lr should be 0 or more, was -1.0"),
         ({"betas": (0.9, 1.0)}, r"AdamW: betas should be in [0, 1), were (0.9, 1.0)"),
+        ({"betas": (0.9,)}, "AdamW: betas should be two, were (0.9,)"),
+        ({"max_gradient_norm": "1"}, "AdamW: max_gradient_norm should be above 0, was '1'"),
+        ({"min_quantized_size": 4e3}, "AdamW: min_quantized_size should be a size, was 4000.0"),
     ],
 )
 def test_what_makes_no_sense_is_refused(options: dict[str, object], message: str):
@@ -234,3 +237,39 @@ def test_closures_schedulers_and_late_groups():
     with pytest.raises(qk.InputError, match="bits should be one of 32, 8, was 16"):
         optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))], "bits": 16})
     assert len(optimizer.param_groups) == 2
+
+
+@pytest.mark.parametrize(
+    ("parameter", "numbers", "message"),
+    [
+        (torch.ones(3, dtype=torch.float64), {}, "a parameter should be float32 or"),
+        (torch.ones(3, 2).t(), {}, "a parameter should be contiguous"),
+        (torch.ones(3), {"maximize": True}, "maximize of a group should be False"),
+    ],
+)
+def test_a_group_that_is_refused_is_not_there(parameter, numbers, message):
+    optimizer = qk.optim.AdamW(parameters())
+    with pytest.raises(qk.InputError, match=message):
+        optimizer.add_param_group({"params": [nn.Parameter(parameter)], **numbers})
+    assert len(optimizer.param_groups) == 1
+
+
+@pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate")
+def test_a_parameter_twice_is_refused():
+    """Two threads would update it at once; torch warns that it will refuse it too."""
+    tied = nn.Parameter(torch.ones(3, 2))
+    with pytest.raises(qk.InputError, match=r"should be in a group once, was twice, \[3, 2\]"):
+        qk.optim.AdamW([tied, tied])
+
+
+@pytest.mark.parametrize("name", ["step", "exp_avg", "exp_avg_sq"])
+def test_a_state_that_is_replaced_is_the_one_that_is_updated(name: str):
+    parameter = nn.Parameter(torch.ones(300))
+    optimizer = qk.optim.AdamW([parameter])
+    parameter.grad = torch.ones(300)
+    optimizer.step()
+    state = optimizer.state[parameter]
+    once = state[name].clone()
+    state[name] = torch.zeros_like(once)
+    optimizer.step()
+    torch.testing.assert_close(state[name], once)

@@ -192,6 +192,22 @@ def test_a_full_disk_is_found_before_anything_changes(make, paging, monkeypatch)
     assert same(weights(plain), weights(paged)) and same_states(plain, paged)
 
 
+def test_a_refused_first_step_leaves_no_states(make, paging):
+    """Places in pages alone are no states: what is saved can be loaded, and copied."""
+    plain, paged = make(), make(**paging)
+    parameter = paged.param_groups[0]["params"][0]
+    parameter.grad = torch.ones_like(parameter).to_sparse()
+    with pytest.raises(qk.InputError, match="a gradient should be dense"):
+        paged.step()
+    parameter.grad = None
+    assert not paged.state_dict()["state"]
+    twin = copy.deepcopy(paged)
+    paged.load_state_dict(paged.state_dict())
+    for optimizer in (plain, paged, twin):
+        train(optimizer, 2)
+        assert same(weights(plain), weights(optimizer)) and same_states(plain, optimizer)
+
+
 def test_a_bad_gradient_changes_no_page(make, paging):
     paged = make(**paging)
     train(paged, 2)
