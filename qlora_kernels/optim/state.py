@@ -19,6 +19,8 @@ def check_parameters(parameters: Sequence[Tensor]) -> None:
     """Refuse what a step could not update in place, or would update twice at once."""
     counts = Counter(parameters)
     for parameter in parameters:
+        if not (parameter.is_floating_point() or parameter.is_complex()):
+            continue  # codes among a model's parameters, which never have a gradient
         check_dtype("AdamW", "a parameter", parameter, PARAMETER_DTYPES)
         shape = list(parameter.shape)
         if not local(parameter).is_contiguous():

@@ -180,6 +180,21 @@ def test_8_bit_states_decode_by_their_maps(name: str):
         assert torch.equal(values.view(-1), decode(codes.view(-1), absmax, signed))
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("storage", [torch.uint8, torch.float32])
+def test_packed_weights_among_the_parameters_stay_as_they_are(name: str, storage: torch.dtype):
+    """`optim.AdamW(model.parameters())`: scripts do not take the frozen ones out."""
+    model = bnb.nn.LinearNF4(64, 64, quant_storage=storage).to("cpu")
+    codes, bias = model.weight.detach().clone(), model.bias.detach().clone()
+    optimizer = getattr(optim, name)(model.parameters(), lr=0.1)
+    model(torch.ones(2, 64)).sum().backward()
+    optimizer.step()
+    assert torch.equal(model.weight.view(torch.uint8), codes.view(torch.uint8))
+    assert not torch.equal(model.bias, bias)
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert model.weight not in optimizer.state and optimizer.state[model.bias]["step"] == 1
+
+
 def test_overrides_hold_for_single_parameters_before_and_after_registering():
     manager = optim.GlobalOptimManager.get_instance()
     first, second, third, fourth = (parameter() for _ in range(4))

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from integrations.conftest import TINY
+import qlora_kernels as qk
+from integrations.conftest import TINY, assert_same_state
 from qlora_kernels import InputError
 from qlora_kernels.integrations.transformers import NF4Config
 
@@ -91,3 +92,15 @@ def test_layers_on_the_disk(codes: Path):
 def test_values_that_make_no_sense(fields: dict[str, object], message: str):
     with pytest.raises(InputError, match=message):
         NF4Config(**fields)
+
+
+@pytest.mark.parametrize("format", ["none", "int8"])
+def test_saving_what_the_config_does_not_say(codes: Path, tmp_path: Path, format: str):
+    """The folder could not be read again; written with plain layers it can."""
+    model = AutoModelForCausalLM.from_pretrained(codes)
+    qk.requantize(model.get_submodule(LAYER), format)
+    with pytest.raises(InputError, match=rf"{LAYER} should be in .*nf4.*dequantize\(\)"):
+        model.save_pretrained(tmp_path / "other")
+    model.dequantize().save_pretrained(tmp_path / "plain")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "plain")
+    assert_same_state(again, model)

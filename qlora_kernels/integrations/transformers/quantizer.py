@@ -4,6 +4,7 @@ Weights are quantized as they are read, one tensor at a time; `save_pretrained` 
 scales under the names of `QuantizedTensor.state_dict`, which `qlora quantize` writes too.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer
 
 from qlora_kernels.checks import InputError
-from qlora_kernels.formats import QuantizedTensor
+from qlora_kernels.formats import Base, QuantizedTensor
 from qlora_kernels.formats.state_dict import QUANT_METHOD, dtype_named
 from qlora_kernels.integrations.transformers.config import NF4Config
 from qlora_kernels.integrations.transformers.conversions import Quantize, ReadCodes
@@ -107,11 +108,23 @@ class NF4Quantizer(HfQuantizer):
                 raise InputError(
                     f"save_pretrained: {name} should be without adapter (qk.save_adapter), has one"
                 )
+            self._check_format(name, layer.base)
             if isinstance(q := layer.base, QuantizedTensor):
                 for part in ("weight", *SCALES, "_extra_state"):
                     state.pop(f"{name}.{part}", None)
                 state |= q.state_dict(f"{name}.weight")
         return state, {}
+
+    def _check_format(self, name: str, base: Base) -> None:
+        """Refuse to write what config.json does not say: such a folder could not be read."""
+        spec = self.quantization_config.spec_of(name)
+        wanted = None if spec is None else replace(spec, scale_search=False)
+        was = base.spec if isinstance(base, QuantizedTensor) else None
+        if was != wanted:
+            raise InputError(
+                f"save_pretrained: {name} should be in {wanted or 'no format'}, as the config says,"
+                f" was in {was or 'no format'} (model.dequantize() makes plain layers of all)"
+            )
 
     def _dequantize(self, model: PreTrainedModel, dtype: Any = None) -> PreTrainedModel:
         dtype = dtype_named(dtype) if isinstance(dtype, str) else dtype
