@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -30,7 +31,7 @@ from qlora_kernels.nn.saved_modules import (
     saved_parameters,
     set_saved,
 )
-from qlora_kernels.nn.surgery import quantized_layers
+from qlora_kernels.nn.surgery import adapter_parameters, quantized_layers
 from qlora_kernels.nn.trained_biases import bias_word, check_biases, set_biases, trained_biases
 
 
@@ -47,24 +48,25 @@ def adapters_of(model: nn.Module) -> AdapterFolder:
 
     Raises InputError for a model without adapters.
     """
-    layers = {n: m for n, m in quantized_layers(model).items() if m.lora_a is not None}
+    every = quantized_layers(model)
+    layers = {n: m for n, m in every.items() if m.lora_a is not None}
     embeddings = adapted_factors(model)
-    if not layers:
+    if not every or not adapter_parameters(model):  # unprepared, everything would be trained
         raise InputError("save_adapter: model should have adapters, has none")
-    first = next(iter(layers.values()))
-    alphas = {n: m.alpha for n, m in layers.items()}
-    alphas |= {n: model.get_submodule(n).alpha for n in embeddings}  # type: ignore[misc]
-    alpha = Counter(alphas.values()).most_common(1)[0][0]
+    adapted: dict[str, Any] = {**layers, **{n: model.get_submodule(n) for n in embeddings}}
+    first = next(iter(adapted.values()), None)  # None: rows of tokens, biases or modules alone
+    alphas = {n: m.alpha for n, m in adapted.items()}
+    alpha = Counter(alphas.values()).most_common(1)[0][0] if alphas else 1
     config = AdapterFolderConfig(
-        r=next(iter(layers.values())).lora_a.shape[0],  # type: ignore[union-attr]
+        r=1 if first is None else first.lora_a.shape[0],
         alpha=alpha,
         alpha_pattern={n: a for n, a in alphas.items() if a != alpha},
-        rslora=first.rslora,
+        rslora=getattr(first, "rslora", False),
         dora=any(m.lora_magnitude is not None for m in layers.values()),
-        dropout=first.dropout,
-        dropout_on=first.dropout_on,
+        dropout=getattr(first, "dropout", 0.0),  # an embedding has none
+        dropout_on=getattr(first, "dropout_on", "rank"),
         base_model=getattr(getattr(model, "config", None), "_name_or_path", None),
-        target_modules=_shortest_targets(model, {*layers, *embeddings}),
+        target_modules=_shortest_targets(model, adapted),
         modules_to_save=tuple(saved_modules(model)),
         bias=bias_word(model),
     )

@@ -29,25 +29,27 @@ def measure_importance(model: nn.Module, batches: Iterable[Batch]) -> dict[str, 
     sums: dict[str, torch.Tensor] = {}
     counts = dict.fromkeys(layers, 0)
     hooks = [m.register_forward_pre_hook(_adding(n, sums, counts)) for n, m in layers.items()]
-    was_training = model.training
+    was_training = {module: module.training for module in model.modules()}
     try:
         model.eval()
         for batch in batches:
             model(**batch) if isinstance(batch, Mapping) else model(batch)
     finally:
-        model.train(was_training)
+        for module, mode in was_training.items():
+            module.training = mode
         for hook in hooks:
             hook.remove()
-    if not sums:
+    if not any(counts.values()):
         raise InputError("measure_importance: batches should reach a linear layer, reached none")
-    return {name: (total / counts[name]).float() for name, total in sums.items()}
+    return {name: (total / counts[name]).float() for name, total in sums.items() if counts[name]}
 
 
 def _adding(
     name: str, sums: dict[str, torch.Tensor], counts: dict[str, int]
 ) -> Callable[[nn.Module, tuple[Any, ...]], None]:
     def add(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        x = inputs[0].detach().flatten(0, -2)
+        x = inputs[0].detach()
+        x = x.reshape(-1, x.shape[-1])
         squares = x.float().square().sum(dim=0).double()
         sums[name] = sums[name] + squares if name in sums else squares
         counts[name] += len(x)

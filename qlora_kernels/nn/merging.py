@@ -11,7 +11,7 @@ from torch import nn
 
 from qlora_kernels.checks import InputError
 from qlora_kernels.formats import Adapter, Base, QuantizedTensor
-from qlora_kernels.nn.embeddings import adapted_embeddings
+from qlora_kernels.nn.embeddings import adapted_embeddings, embedding_parameters
 from qlora_kernels.nn.qlora_embedding import QLoRAEmbedding
 from qlora_kernels.nn.qlora_linear import QLoRALinear
 from qlora_kernels.nn.surgery import quantized_layers
@@ -86,17 +86,19 @@ def merge_adapter(
     where less than `min_retained` of the update would be left (unless `force`).
     """
     every = quantized_layers(model)
-    if merged := [name for name, layer in every.items() if layer.unmerged_base is not None]:
-        raise InputError(f"merge_adapter: model should be unmerged, {merged[0]} is merged")
     embeddings = adapted_embeddings(model)
+    merged = [name for name, layer in every.items() if layer.unmerged_base is not None]
+    merged += [name for name, m in embeddings.items() if m.unmerged_weight is not None]
+    if merged:
+        raise InputError(f"merge_adapter: model should be unmerged, {merged[0]} is merged")
     layers = {n: m for n, m in every.items() if m.adapter is not None}
-    if not layers:
+    if not layers and not embedding_parameters(model):
         raise InputError("merge_adapter: model should have adapters, has none")
     made, losses = {}, {}
     for name, layer in layers.items():
         assert layer.adapter is not None
         made[name], losses[name] = merge_into(layer.base, layer.adapter)
-    weights = {n: merged_embedding(m) for n, m in embeddings.items() if m.unmerged_weight is None}
+    weights = {name: merged_embedding(m) for name, m in embeddings.items()}
     check_retained("merge_adapter", losses, min_retained, force)
     for name, layer in layers.items():
         layer.unmerged_base = held_apart(layer.base)
@@ -114,13 +116,14 @@ def unmerge_adapter(model: nn.Module) -> None:
     Raises InputError for a model without merged layers.
     """
     layers = [m for m in quantized_layers(model).values() if m.unmerged_base is not None]
-    if not layers:
+    embeddings = adapted_embeddings(model).values()
+    if not layers and all(module.unmerged_weight is None for module in embeddings):
         raise InputError("unmerge_adapter: model should be merged, is not")
     for layer in layers:
         assert layer.unmerged_base is not None
         set_base(layer, layer.unmerged_base)
         layer.unmerged_base = None
-    for module in adapted_embeddings(model).values():
+    for module in embeddings:
         if module.unmerged_weight is not None:
             module.weight.data, module.unmerged_weight = module.unmerged_weight, None
 

@@ -33,22 +33,23 @@ def requantize(
     Raises InputError, before anything is changed, for a source that does not fit or cannot be read,
     what `quantize` refuses, and a layer whose adapter is merged.
     """
+    if not isinstance(layer, QLoRALinear):
+        was = type(layer).__name__
+        raise InputError(f"requantize: layer should be a QLoRALinear, was {was}")
     if layer.unmerged_base is not None:
         raise InputError("requantize: the layer should be unmerged (unmerge_adapter), is merged")
     weight = layer.dequantize().detach() if source is None else _read(source)
     sizes = {"n": layer.out_features, "k": layer.in_features}
     check_shapes("requantize", sizes, source=(weight, "n k"))
-    weight = weight.detach().to(layer.weight.device)
+    weight = weight.detach().to(layer.weight.device, layer.weight_dtype)
     base: Base
     if format == "none":
         if not weight.isfinite().all():
-            raise InputError("requantize: source should be finite, was not")
-        base = weight.to(layer.weight_dtype, copy=True)
+            raise InputError(f"requantize: source should be finite in {weight.dtype}, was not")
+        base = weight.clone()
     else:
         QuantSpec(format, block_size, double_quant, scale_search).check("requantize")
-        base = quantize(
-            weight.to(layer.weight_dtype), format, block_size, double_quant, scale_search
-        )
+        base = quantize(weight, format, block_size, double_quant, scale_search)
     set_base(layer, base)
 
 

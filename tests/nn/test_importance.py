@@ -70,3 +70,15 @@ def test_what_makes_no_sense_is_refused():
             qk.prepare_model(Twice(), config, importance=importance)
     with pytest.raises(qk.InputError, match=r"used.weight: quantize: importance should be floats"):
         qk.prepare_model(Twice(), CONFIG, importance={"used": torch.ones(5)})
+
+
+def test_the_mode_of_each_module_stays():
+    model = nn.Sequential(nn.Linear(6, 6), nn.Dropout()).train()
+    model[1].eval()
+    measure_importance(model, [torch.randn(6), torch.randn(2, 6)])
+    assert model[0].training and not model[1].training
+
+
+def test_an_empty_batch_tells_nothing():
+    with pytest.raises(qk.InputError, match="reached none"):
+        measure_importance(Twice(), [torch.randn(0, 6)])

@@ -113,6 +113,14 @@ def test_a_wrong_source_changes_nothing():
         with pytest.raises(qk.InputError, match=text):
             qk.requantize(layer, format, source=source)
     assert torch.equal(layer.dequantize(), before) and layer.format == "nf4"
+    with pytest.raises(qk.InputError, match="layer should be a QLoRALinear, was Linear"):
+        qk.requantize(linear, "int8")
+
+
+def test_a_source_beyond_the_dtype_of_the_layer_is_refused():
+    layer = QLoRALinear.from_linear(nn.Linear(64, 32).half(), QLoRAConfig())
+    with pytest.raises(qk.InputError, match=r"source should be finite in torch.float16"):
+        qk.requantize(layer, "none", source=torch.full((32, 64), 1e6))
 
 
 def test_the_error_of_a_weight():

@@ -150,7 +150,7 @@ def _check_shapes(path: Path, header: Header, keys: _Keys, config: AdapterFolder
         if magnitude and list(header.shapes[magnitude]) != [b[0]] and layer in keys.layers:
             was = list(header.shapes[magnitude])
             raise InputError(f"adapter: {path}: {layer} should have magnitude [{b[0]}], has {was}")
-    if not (keys.layers or keys.embeddings or keys.rows or keys.saved):
+    if not (adapted or keys.rows or keys.saved or keys.biases):
         raise InputError(f"adapter: {path} should hold a LoRA factor, holds none")
     for layer, key in keys.biases.items():
         if len(header.shapes[key]) != 1:

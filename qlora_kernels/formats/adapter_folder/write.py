@@ -23,6 +23,8 @@ from qlora_kernels.formats.adapter_folder.read import (
     is_saved,
 )
 
+NO_TARGETS = "dummy-target-modules"  # peft's word: an empty list is an error to it
+
 _Value = TypeVar("_Value", int, float)
 
 
@@ -34,8 +36,8 @@ def write_adapter_folder(folder: AdapterFolder, path: str | Path) -> None:
     peft cannot express and where the folder cannot be written.
     """
     factors = {**folder.layers, **folder.embeddings}
-    if not factors:
-        raise InputError("write_adapter_folder: folder should have a layer, has none")
+    if not (factors or folder.token_rows or folder.biases or folder.saved_modules):
+        raise InputError("write_adapter_folder: folder should hold something, is empty")
     with_magnitude = {f.magnitude is not None for f in factors.values()}
     if len(with_magnitude) > 1:
         raise InputError(
@@ -57,9 +59,10 @@ def peft_fields(folder: AdapterFolder) -> dict[str, Any]:
     factors = {**folder.layers, **folder.embeddings}
     ranks = {name: f.rank for name, f in factors.items()}
     alphas = {name: _alpha(folder, name, f) for name, f in factors.items()}
-    rank, alpha = (Counter(v.values()).most_common(1)[0][0] for v in (ranks, alphas))
+    rank = _commonest(ranks, config.r)
+    alpha = _commonest(alphas, config.alpha)
     targets = config.target_modules
-    dora = next(iter(factors.values())).magnitude is not None
+    dora = any(f.magnitude is not None for f in factors.values())
     fields = {
         "peft_type": "LORA",
         "task_type": config.raw.get("task_type", "CAUSAL_LM"),
@@ -71,12 +74,12 @@ def peft_fields(folder: AdapterFolder) -> dict[str, Any]:
         "lora_dropout": config.dropout,
         "use_rslora": config.rslora,
         "use_dora": dora,
-        "rank_pattern": _patterns(ranks, int(rank)),
+        "rank_pattern": _patterns(ranks, rank),
         "alpha_pattern": _patterns(alphas, alpha),
         # A regular expression is not handed on: a hostile one hangs peft.
         "target_modules": list(targets)
         if targets and not isinstance(targets, str)
-        else sorted(factors),
+        else sorted(factors) or NO_TARGETS,
         "modules_to_save": _modules_to_save(folder) or None,
         "bias": config.bias,
         "fan_in_fan_out": bool(config.raw.get("fan_in_fan_out")),
@@ -87,6 +90,10 @@ def peft_fields(folder: AdapterFolder) -> dict[str, Any]:
             name: list(rows.indices) for name, rows in folder.token_rows.items()
         }
     return fields
+
+
+def _commonest(values: Mapping[str, _Value], default: _Value) -> _Value:
+    return Counter(values.values()).most_common(1)[0][0] if values else default
 
 
 def _modules_to_save(folder: AdapterFolder) -> list[str]:
