@@ -1,6 +1,8 @@
 """`NF4Config`: quantized while loading, saved, loaded again: the same bits all the way."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -141,3 +143,19 @@ def test_our_adapters_stand_on_it():
     assert all(layer.lora_b.grad.any() for layer in quantized_layers(model).values())
     with pytest.raises(qk.InputError, match="without adapter"):
         model.save_pretrained("unused")
+
+
+def test_stock_peft_knows_the_layers_of_a_loaded_model():
+    """Without another import: peft's own layer would train, and fail when it merges."""
+    code = f"""
+import peft
+from transformers import AutoModelForCausalLM
+from qlora_kernels.integrations.transformers import NF4Config
+model = AutoModelForCausalLM.from_pretrained({str(TINY)!r}, quantization_config=NF4Config())
+config = peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["up_proj"])
+model = peft.get_peft_model(model, config)
+print(type(model.get_submodule("model.model.layers.0.mlp.up_proj")).__name__)
+model.merge_and_unload()
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "QuantizedLoraLinear"

@@ -5,6 +5,8 @@ scales under the names of `QuantizedTensor.state_dict`, which `qlora quantize` w
 """
 
 from dataclasses import replace
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -92,6 +94,8 @@ class NF4Quantizer(HfQuantizer):
                 raise InputError(f"from_pretrained: {name}.weight should be there, is missing")
             if layer.bias is not None:
                 layer.bias.requires_grad_(False)
+        if find_spec("peft"):  # whose own layer would not know how to merge into codes
+            import_module("qlora_kernels.integrations.peft")
         # What was put together while loading is saved as the model has it: codes cannot be split.
         made: Any = model._weight_conversions
         kept: Any = [one for one in made if not isinstance(one, WeightConverter)]
