@@ -67,7 +67,7 @@ def prepare_model(
     embeddings = embedding_layers(model).keys() - saved.keys()
     head, every = _head_name(model, layers), [*layers, *sorted(embeddings)]
     chosen = matched_names(every, {head, *embeddings}, config)
-    check_patterns(list(layers), every, config)
+    check_patterns([n for n in layers if n != head or config.quantize_head], every, config)
     adapted = [n for n in chosen if n in layers]
     embedded = [n for n in chosen if n in embeddings]
     replaced = [n for n in layers if n != head or config.quantize_head or head in adapted]

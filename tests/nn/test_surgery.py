@@ -192,3 +192,11 @@ def test_a_subclass_of_linear_is_left_alone():
 
     model = qk.prepare_model(nn.Sequential(Special(64, 64), nn.Linear(64, 64)), CONFIG)
     assert type(model[0]) is Special and isinstance(model[1], QLoRALinear)
+
+
+def test_a_format_for_a_head_that_is_not_quantized_is_refused(model):
+    mixed = replace(CONFIG, format={"lm_head": "int8"}, untie=True)
+    with pytest.raises(qk.InputError, match="format should match a linear layer, 'lm_head'"):
+        qk.prepare_model(model, mixed)
+    qk.prepare_model(model, replace(mixed, quantize_head=True))
+    assert model.lm_head.format == "int8"
