@@ -37,8 +37,8 @@ def matched_names(
 def check_patterns(linear: Sequence[str], every: Sequence[str], config: QLoRAConfig) -> None:
     """Raise InputError naming the nearest names for a pattern that matches nothing.
 
-    linear: layers that are quantized, of which the head is none unless it is asked for; every: those
-    that could have an adapter.
+    linear: layers that are quantized, of which the head is none unless it is asked for; every:
+    those that could have an adapter.
     """
     for field, patterns, names in (
         ("format", config.format_pattern, linear),
