@@ -11,9 +11,12 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import qlora_kernels as qk
+from qlora.provenance import provenance
+from qlora_kernels.files import write_text
 
 HELP = "step time of DoRA over LoRA's, ours and peft's"
 ENGINES = ("ours", "peft")
+PACKAGES = ("qlora_kernels", "torch", "transformers", "peft")
 
 Step = Callable[[], None]
 
@@ -35,14 +38,16 @@ def run(arguments: argparse.Namespace) -> int:
         for method in ("lora", "dora")
     }
     seconds = interleaved(steps, arguments.rounds)
-    record: dict[str, object] = {name: statistics.median(s) for name, s in seconds.items()}
+    how = {name: getattr(arguments, name) for name in ("rounds", "layers", "tokens", "rank")}
+    medians = {name: statistics.median(s) for name, s in seconds.items()}
+    record: dict[str, object] = {**provenance(PACKAGES), **how, **medians}
     for engine in ENGINES:
         pairs = zip(seconds[f"{engine} dora"], seconds[f"{engine} lora"], strict=True)
         added = statistics.median(dora / lora - 1 for dora, lora in pairs)
         record[f"{engine} added"] = added
-        print(f"{engine}: DoRA adds {added:+.1%} to a step of {record[f'{engine} lora']:.3f} s")
+        print(f"{engine}: DoRA adds {added:+.1%} to a step of {medians[f'{engine} lora']:.3f} s")
     if arguments.output is not None:
-        arguments.output.write_text(json.dumps(record, indent=2) + "\n")
+        write_text(arguments.output, json.dumps(record, indent=2) + "\n")
     return 0
 
 
