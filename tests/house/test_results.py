@@ -52,6 +52,21 @@ def test_the_bases_are_quoted_from_their_records():
     assert [text for text in quoted if text not in README] == []
 
 
+def test_optimizer_and_dora_steps_are_quoted_from_their_records():
+    lines = (RESULTS / "cpu-amd-epyc/adamw8bit.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
+    quoted = [
+        f"| {r['case']['format']} | {r['against']} | {r['median_ms']:.1f} | {r['ratio']:.2f} |"
+        for r in records
+    ]
+    for tokens in (512, 128):
+        path = RESULTS / f"dora-step/{tokens}-tokens.json"
+        record = json.loads(path.read_text(encoding="utf-8"))
+        quoted += [f"{record[f'{engine} added']:+.1%}" for engine in ("ours", "peft")]
+    assert [text for text in quoted if text not in README] == []
+    assert {r["check"] for r in records} == {"passed"}
+
+
 def test_the_records_meet_the_goals():
     assert PERPLEXITY["table"]["nf4-tuned"]["closed"] >= 0.25
     assert ERRORS["normal"]["nf4 searched"] <= 0.865 and ERRORS["normal"]["nf4-tuned"] <= 0.785
