@@ -14,6 +14,7 @@ PATHS = """
     nn.Linear4bit nn.modules.LinearNF4 nn.modules.Params4bit nn.parametrize.replace_parameter_4bit
     optim.AdamW8bit optim.adamw.PagedAdamW8bit optim.adam.Adam optim.optimizer.GlobalOptimManager
     modules.Linear4bit adam.Adam8bit
+    autograd._functions.matmul_4bit autograd._functions.MatmulLtState functional.igemm MatmulLtState
 """
 
 

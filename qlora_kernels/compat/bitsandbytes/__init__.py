@@ -4,16 +4,23 @@ import qlora_kernels.compat.bitsandbytes as bnb
 """
 
 from qlora_kernels.compat.bitsandbytes import functional, nn, optim
-from qlora_kernels.compat.bitsandbytes.absent import absent
+from qlora_kernels.compat.bitsandbytes.autograd._functions import MatmulLtState, matmul
 from qlora_kernels.compat.bitsandbytes.nn import modules
 from qlora_kernels.compat.bitsandbytes.optim import adam
 from qlora_kernels.compat.bitsandbytes.products import matmul_4bit
 
-__all__ = ["adam", "functional", "matmul", "matmul_4bit", "modules", "nn", "optim"]
+__all__ = [
+    "MatmulLtState",
+    "adam",
+    "functional",
+    "matmul",
+    "matmul_4bit",
+    "modules",
+    "nn",
+    "optim",
+]
 
 # The version whose names these are, and what it says of itself to those who ask.
 __version__ = "0.50.2"
 features = {"multi_backend"}
 supported_torch_devices = {"cpu", "cuda"}
-
-matmul = absent("matmul", "LLM.int8() is not; `matmul_4bit` and qlora_kernels.qlora_linear are")

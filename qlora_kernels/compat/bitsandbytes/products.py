@@ -5,6 +5,7 @@ import warnings
 import torch
 import torch.nn.functional as torch_functional
 
+from qlora_kernels.compat.bitsandbytes.errors import MisfitError
 from qlora_kernels.compat.bitsandbytes.functional.four_bit import as_quantized
 from qlora_kernels.compat.bitsandbytes.functional.quant_state import QuantState
 from qlora_kernels.errors import InputError
@@ -25,8 +26,8 @@ def matmul_4bit(
     hooks on saved tensors see them. A W that was quantized as [k, n] is taken with a
     DeprecationWarning; a square one is read as [n, k].
 
-    Raises ValueError without a state, for one that is not of a matrix and for shapes that do not
-    fit.
+    Raises ValueError without a state and for one that is not of a matrix, MisfitError, which is a
+    RuntimeError, for shapes that do not fit.
     """
     if quant_state is None:
         raise InputError("matmul_4bit: quant_state should be given, was None")
@@ -35,17 +36,21 @@ def matmul_4bit(
         raise InputError(f"matmul_4bit: quant_state.shape should be [n, k], was {shape}")
     q = as_quantized(B, quant_state, "matmul_4bit")
     n, k = q.shape
-    if A.shape[-1] == n != k:
-        if not torch.compiler.is_compiling():
-            warnings.warn(
-                f"matmul_4bit: the weight was quantized as [k, n], {list(q.shape)}. "
-                "Re-quantize from the weight as [n, k] (out_features, in_features).",
-                DeprecationWarning,
-                stacklevel=2,
-            )
-        result = torch_functional.linear(A, dequantize(q).to(A.dtype).t(), bias)
-    else:
-        result = qlora_linear(A, q, bias=bias)
+    is_transposed = A.shape[-1] == n != k
+    if is_transposed and not torch.compiler.is_compiling():
+        warnings.warn(
+            f"matmul_4bit: the weight was quantized as [k, n], {list(q.shape)}. "
+            "Re-quantize from the weight as [n, k] (out_features, in_features).",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+    try:
+        if is_transposed:
+            result = torch_functional.linear(A, dequantize(q).to(A.dtype).t(), bias)
+        else:
+            result = qlora_linear(A, q, bias=bias)
+    except InputError as error:
+        raise MisfitError(str(error)) from None
     return result if out is None else out.copy_(result)
 
 

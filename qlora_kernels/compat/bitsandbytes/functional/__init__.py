@@ -1,5 +1,6 @@
 """bitsandbytes.functional: quantization, its states and its maps, over this library's ops."""
 
+from qlora_kernels.compat.bitsandbytes.absent import absent
 from qlora_kernels.compat.bitsandbytes.functional.blockwise import (
     dequantize_blockwise,
     quantize_blockwise,
@@ -41,3 +42,14 @@ __all__ = [
     "quantize_fp4",
     "quantize_nf4",
 ]
+
+for _name in (
+    "batched_igemm",
+    "igemm",
+    "int8_double_quant",
+    "int8_linear_matmul",
+    "int8_mm_dequant",
+    "int8_vectorwise_dequant",
+    "int8_vectorwise_quant",
+):
+    globals()[_name] = absent(_name, 'LLM.int8() is not; qlora_kernels.quantize(w, "int8") is')

@@ -10,6 +10,7 @@ nearest and never 0 for 0; its GPU kernels search, as this does.
 
 import torch
 
+from qlora_kernels.compat.bitsandbytes.errors import MisfitError
 from qlora_kernels.compat.bitsandbytes.functional.quant_state import QuantState
 from qlora_kernels.errors import InputError
 from qlora_kernels.formats.codebooks import dynamic_map
@@ -70,8 +71,8 @@ def dequantize_blockwise(
     A: uint8, any shape. absmax, code, blocksize: instead of a state, for float32. out: of A's shape
     and that dtype. nested: without meaning, the state says it.
 
-    Raises ValueError without state and absmax, for an A that is not uint8, for a blocksize below 1
-    and for an absmax or an out of another size.
+    Raises ValueError without state and absmax, for an A that is not uint8 and for a blocksize below
+    1; MisfitError, which is a RuntimeError, for an absmax or an out of another size.
     """
     if quant_state is None:
         if absmax is None:
@@ -89,14 +90,14 @@ def dequantize_blockwise(
     decoded = values.to(A.device).float().index_select(0, A.reshape(-1).int())
     blocks = blocks_of(decoded, size)
     if len(blocks) != len(scales):
-        raise InputError(
+        raise MisfitError(
             f"dequantize_blockwise: absmax should be [{len(blocks)}], was [{len(scales)}]"
         )
     result = (blocks * scales[:, None]).view(-1)[: A.numel()].view(A.shape).to(dtype)
     if out is None:
         return result
     if out.shape != A.shape or out.dtype != dtype:
-        raise InputError(
+        raise MisfitError(
             f"dequantize_blockwise: out should be {dtype} {list(A.shape)}, "
             f"was {out.dtype} {list(out.shape)}"
         )

@@ -2,6 +2,7 @@
 
 import torch
 
+from qlora_kernels.compat.bitsandbytes.errors import MisfitError
 from qlora_kernels.compat.bitsandbytes.functional.blockwise import FLOATS, effective_absmax
 from qlora_kernels.compat.bitsandbytes.functional.maps import get_4bit_type
 from qlora_kernels.compat.bitsandbytes.functional.quant_state import QuantState
@@ -87,8 +88,8 @@ def dequantize_4bit(
     absmax, blocksize, quant_type: instead of a state, with an out that has the shape and dtype.
     out: of the original shape and dtype, contiguous.
 
-    Raises ValueError without a state or absmax and out, for another dtype, block size or type, and
-    for parts that do not belong together.
+    Raises ValueError without a state or absmax and out, and for another dtype, block size or type;
+    MisfitError, which is a RuntimeError, for parts that do not belong together.
     """
     if quant_state is None:
         if absmax is None or out is None:
@@ -98,7 +99,10 @@ def dequantize_4bit(
         size = _DEFAULT_BLOCKSIZE if blocksize is None else blocksize
         quant_state = QuantState(absmax, out.shape, None, size, quant_type, out.dtype)
     q = as_quantized(A, quant_state, "dequantize_4bit")
-    result = dequantize(q, quant_state.dtype, out)
+    try:
+        result = dequantize(q, quant_state.dtype, out)
+    except InputError as error:
+        raise MisfitError(str(error)) from None
     is_transposed = A.dim() == 2 and A.shape[0] == 1 and A.shape[1] > 1
     return result.t() if is_transposed else result
 

@@ -2,6 +2,7 @@
 
 import torch
 
+from qlora_kernels.compat.bitsandbytes.errors import StateError
 from qlora_kernels.formats.codebooks import codebook
 
 # NF4 Isn't Information Theoretically Optimal (arXiv 2306.06965), the code for blocks of 64.
@@ -32,8 +33,8 @@ def create_dynamic_map(
     twice as many as in the decade below; and 0 and 1. Float32, 256 sorted values.
 
     signed: both signs, from one bit of the code. total_bits: fewer than 8 leave zeros among the 256
-    (8-bit optimizers, arXiv 2110.02861, section 1.3). Raises ValueError for exponents that do not
-    give 2^total_bits values.
+    (8-bit optimizers, arXiv 2110.02861, section 1.3). Raises StateError, an AssertionError and a
+    ValueError, for exponents that do not give 2^total_bits values.
     """
     fraction_bits = total_bits - 1 - max_exponent_bits
     grids = [2**i * 2.0 ** (fraction_bits + (not signed)) for i in range(max_exponent_bits)]
@@ -48,7 +49,7 @@ def create_dynamic_map(
         if signed:
             values += (-middles).tolist()
     if len(values) != 2**total_bits:
-        raise ValueError(
+        raise StateError(
             f"create_dynamic_map: max_exponent_bits should give {2**total_bits} values in "
             f"{total_bits} bits, {max_exponent_bits} give {len(values)}"
         )
@@ -88,10 +89,10 @@ def create_fp8_map(
 
     Float32, 256 sorted values.
 
-    Raises ValueError if the bits do not add up.
+    Raises StateError, an AssertionError and a ValueError, if the bits do not add up.
     """
     if exponent_bits + precision_bits != total_bits - signed:
-        raise ValueError(
+        raise StateError(
             "create_fp8_map: total_bits should be the sum of sign, exponent and precision bits, "
             f"was {total_bits}"
         )

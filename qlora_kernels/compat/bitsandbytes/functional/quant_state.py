@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from qlora_kernels.compat.bitsandbytes.errors import MissingKeyError, StateError
 from qlora_kernels.errors import InputError
 from qlora_kernels.formats.codebooks import NESTED_BLOCK_SIZE, dynamic_map
 from qlora_kernels.formats.state_dict import dtype_named, json_bytes, read_json_bytes
@@ -83,16 +84,16 @@ class QuantState:
     ) -> "QuantState":
         """What `as_dict` took apart, packed or not, keys with or without a prefix; on `device`.
 
-        Raises ValueError for a missing part, an unknown key, and facts that are not one tensor.
+        Raises ValueError without a quant_type and for facts that are not one tensor; KeyError for
+        another missing part; AssertionError for an unknown key. Each is an InputError.
         """
         fields = {name.split(".")[-1]: value for name, value in _unpacked(qs_dict).items()}
         unknown = fields.keys() - set(cls.valid_qs_keys)
         missing = {"absmax", "quant_map", "quant_type", "blocksize", "dtype"} - fields.keys()
         if unknown or missing:
             wrong = f"misses {sorted(missing)}" if missing else f"holds {sorted(unknown)}"
-            raise InputError(
-                f"QuantState: the dict should hold {', '.join(cls.valid_qs_keys)}, {wrong}"
-            )
+            kind = _kind_of_error(missing)
+            raise kind(f"QuantState: the dict should hold {', '.join(cls.valid_qs_keys)}, {wrong}")
         offset = state2 = None
         if "nested_absmax" in fields:
             offset = torch.tensor(float(fields["nested_offset"])).to(device)
@@ -175,6 +176,12 @@ def _close(mine: torch.Tensor | None, theirs: torch.Tensor | None) -> bool:
     if mine is None or theirs is None:
         return mine is theirs
     return mine.shape == theirs.shape and torch.allclose(mine.float(), theirs.float(), atol=1e-6)
+
+
+def _kind_of_error(missing: set[str]) -> type[InputError]:
+    if not missing:
+        return StateError  # a key too many
+    return InputError if "quant_type" in missing else MissingKeyError
 
 
 def _unpacked(parts: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from qlora_kernels.compat.bitsandbytes.errors import StateError
 from qlora_kernels.compat.bitsandbytes.functional import QuantState, quantize_4bit
-from qlora_kernels.errors import InputError
 
 _KEPT = (
     "blocksize",
@@ -89,7 +89,7 @@ class Params4bit(nn.Parameter):
     ) -> "Params4bit":
         """Packed codes and what `QuantState.as_dict` made of their state, on `device`.
 
-        Raises ValueError for a part that is missing or unknown.
+        Raises as `QuantState.from_dict` for a part that is missing or unknown.
         """
         state = QuantState.from_dict(quantized_stats, device)
         self = cls(
@@ -196,14 +196,14 @@ class Params4bit(nn.Parameter):
 def recover_quant_state(module: nn.Module) -> QuantState:
     """The state of a layer's weight, from the layer if a wrapper made a plain tensor of the weight.
 
-    Raises ValueError for a weight that was not quantized yet.
+    Raises StateError, an AssertionError and a ValueError, for a weight that was not quantized yet.
     """
     weight = module.get_parameter("weight")
     state = getattr(weight, "quant_state", None)
     if state is None:
         state = getattr(module, "quant_state", None)
         if state is None:
-            raise InputError(
+            raise StateError(
                 f"{type(module).__name__}: the weight should be quantized, is not yet: "
                 'call .to("cpu"), .cuda() or .to(device)'
             )

@@ -1,5 +1,6 @@
 """AdamW by bitsandbytes' names: constructors and files; the optimizer is qk.optim.AdamW."""
 
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from qlora_kernels import optim
+from qlora_kernels.compat.bitsandbytes.errors import MisfitError, UnsupportedError
 from qlora_kernels.compat.bitsandbytes.optim.names import NamedState, from_file, to_file
 from qlora_kernels.compat.bitsandbytes.optim.optimizer import GlobalOptimManager
 from qlora_kernels.errors import InputError
@@ -27,9 +29,12 @@ class AdamW(optim.AdamW):
     min_8bit_size replace the arguments. `state[p]` answers to state1, state2, absmax1, absmax2,
     qmap1 and qmap2; files are bitsandbytes', both ways.
 
-    Raises ValueError for numbers that make no sense, for amsgrad, and for optim_bits where the name
-    fixes them; NotImplementedError for update clipping, skipped zeros and states that are not in
-    blocks.
+    betas: two numbers, or "(0.9, 0.999)". amsgrad, and optim_bits where the name says 32, change
+    nothing and are warned of, as they change nothing there.
+
+    Raises ValueError for numbers that make no sense, and with 8 bits by name for amsgrad and
+    optim_bits; NotImplementedError for other bits, update clipping, skipped zeros and states that
+    are not in blocks; from step, RuntimeError for a sparse gradient.
     """
 
     fixed_bits: int | None = None
@@ -39,7 +44,7 @@ class AdamW(optim.AdamW):
         self,
         params: ParamsT,
         lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
+        betas: tuple[float, float] | str = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
         amsgrad: bool = False,
@@ -51,15 +56,14 @@ class AdamW(optim.AdamW):
     ) -> None:
         """As bitsandbytes; older: percentile_clipping=100 and block_wise=True of its past."""
         name = type(self).__name__
-        if amsgrad:
-            raise InputError(f"{name}: amsgrad should be False, was True")
-        if self.fixed_bits is not None and optim_bits != 32:
-            raise InputError(
-                f"{name}: optim_bits should be 32 (the name says it), was {optim_bits}"
-            )
         _refuse_unknown(self, older)
         _refuse_options(name, args, older)
+        _without_effect(self, "amsgrad", amsgrad, False)
+        if self.fixed_bits is not None:
+            _without_effect(self, "optim_bits", optim_bits, 32)
         bits = self.fixed_bits or getattr(args, "optim_bits", optim_bits)
+        if bits not in (32, 8):
+            raise UnsupportedError(f"{name}: optim_bits should be 32 or 8, was {bits}")
         smallest = getattr(args, "min_8bit_size", min_8bit_size)
         self.args = SimpleNamespace(
             optim_bits=bits, min_8bit_size=smallest, max_unorm=0.0, skip_zeros=False
@@ -68,7 +72,7 @@ class AdamW(optim.AdamW):
         super().__init__(
             params,
             lr,
-            betas,
+            _pair(betas, name),
             eps,
             weight_decay,
             bits=bits,
@@ -83,7 +87,10 @@ class AdamW(optim.AdamW):
 
     def _work(self) -> Any:
         with self._overridden():
-            return super()._work()
+            try:
+                return super()._work()
+            except InputError as error:  # a gradient that is not dense
+                raise MisfitError(str(error)) from None
 
     def _keep(self, taken: Mapping[Any, Any]) -> None:
         with self._overridden():
@@ -159,6 +166,25 @@ def _refuse_options(name: str, args: Any, older: Mapping[str, Any]) -> None:
             raise NotImplementedError(f"{name}: {option} should be {default}, was {value}")
 
 
+def _without_effect(optimizer: AdamW, option: str, value: Any, default: Any) -> None:
+    """Those with 8 bits by name refuse what the others pass over."""
+    if value != default:
+        wrong = f"{type(optimizer).__name__}: {option} should be {default}, was {value}"
+        if optimizer.fixed_bits == 8:
+            raise InputError(wrong)
+        warnings.warn(f"{wrong}; it has no effect, as in bitsandbytes", stacklevel=3)
+
+
+def _pair(betas: tuple[float, float] | str, name: str) -> Any:
+    """Numbers as they are, text in the form of a tuple read."""
+    if not isinstance(betas, str):
+        return betas
+    try:
+        return tuple(float(beta) for beta in betas.strip().strip("()").split(","))
+    except ValueError:
+        raise InputError(f"{name}: betas should be two numbers, were {betas!r}") from None
+
+
 def _split(
     groups: list[dict[str, Any]], configs: Mapping[int, Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
@@ -196,7 +222,7 @@ class PagedAdamW(AdamW):
         self,
         params: ParamsT,
         lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
+        betas: tuple[float, float] | str = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
         amsgrad: bool = False,

@@ -1,0 +1,1 @@
+"""bitsandbytes.autograd, for imports of `bitsandbytes.autograd._functions`."""
