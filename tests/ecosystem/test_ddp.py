@@ -48,7 +48,6 @@ def curve(net: nn.Module, batches: torch.Tensor, micro: int) -> tuple[list[float
 
 @dataclass(frozen=True)
 class Job:
-    model: nn.Module
     batches: torch.Tensor
     micro: int
     port: int
@@ -58,10 +57,11 @@ class Job:
         """What each process does; its results go into a file."""
         where = f"tcp://127.0.0.1:{self.port}"
         dist.init_process_group("gloo", init_method=where, rank=rank, world_size=WORLD)
+        model = torch.load(self.folder / "model.pt", weights_only=False)
         if rank:  # DDP gives it the adapters of the first
-            for parameter in adapter_parameters(self.model).values():
+            for parameter in adapter_parameters(model).values():
                 parameter.data.fill_(0.1)
-        net = DistributedDataParallel(self.model)
+        net = DistributedDataParallel(model)
         losses, adapters = curve(net, self.batches[:, rank::WORLD], self.micro)
         dist.all_reduce(losses)
         torch.save((losses / WORLD, adapters), self.folder / f"{rank}.pt")
@@ -83,8 +83,12 @@ def test_two_processes_train_as_one(model, rows, tmp_path, method: str, micro: i
     batches = torch.stack([row["input_ids"] for row in rows[: 4 * STEPS]]).view(STEPS, 4, -1)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    job = Job(model, batches, micro, port, tmp_path)
-    both = [get_context("fork").Process(target=job.run, args=(rank,)) for rank in range(WORLD)]
+    job = Job(batches, micro, port, tmp_path)
+    torch.save(model, tmp_path / "model.pt")  # as an argument both would share its memory
+    # Not forks of this process: other tests leave threads here, whose locks a fork would inherit.
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    both = [context.Process(target=job.run, args=(rank,)) for rank in range(WORLD)]
     for process in both:
         process.start()
     for process in both:
