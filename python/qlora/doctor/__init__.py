@@ -1,0 +1,4 @@
+"""Why a fine-tune went as it did: facts, one table of rules, findings.
+
+`qlora.doctor.diagnose` examines a run; `judge` reasons about facts that are already known.
+"""

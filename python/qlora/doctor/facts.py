@@ -1,0 +1,175 @@
+"""What the doctor knows: named numbers with an interval, and what each of them means."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from qlora_kernels.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One number about a run. low, high: its 95 % interval, None where there is none.
+
+    detail: one line of evidence in words. by_layer: the same number for single layers.
+    """
+
+    name: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    detail: str = ""
+    by_layer: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """A fact is finite: what is not is counted (`nonfinite_steps`), never averaged."""
+        for name in ("value", "low", "high"):
+            number = getattr(self, name)
+            if number is not None and not math.isfinite(number):
+                raise InputError(f"fact {self.name}: {name} should be finite, was {number}")
+
+
+Facts = Mapping[str, Fact]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a fact of some name is: its unit, what it says, and how it is computed."""
+
+    unit: str
+    meaning: str
+    formula: str
+
+
+# Losses are means of -log p per supervised token, in nats.
+CURVE_KINDS = {
+    "steps": Kind("steps", "optimizer steps that were recorded", "count"),
+    "evaluations": Kind("count", "validations that were recorded", "count"),
+    "epochs": Kind("passes", "passes over the training data", "last epoch of the record"),
+    "initial_loss": Kind("nats", "training loss at the start", "mean of the first 5 % of steps"),
+    "final_training_loss": Kind("nats", "training loss at the end", "mean of the last 10 %"),
+    "training_fall": Kind("nats", "what training took off its loss", "initial - final"),
+    "first_validation_loss": Kind("nats", "the first validation", "as recorded"),
+    "best_validation_loss": Kind("nats", "the best validation", "least of them"),
+    "final_validation_loss": Kind("nats", "the last validation", "as recorded"),
+    "validation_rise": Kind("nats", "lost since the best validation", "final - best"),
+    "best_validation_place": Kind(
+        "share of the run", "when validation was best", "its step / last step"
+    ),
+    "curve_gap": Kind(
+        "nats", "validation above training at the end", "final validation - final training loss"
+    ),
+    "late_slope": Kind(
+        "nats per tenth of the run",
+        "how training loss still moves in the last third (negative: falls)",
+        "Theil-Sen slope: median over pairs of steps of (difference of loss / difference of step)",
+    ),
+    "late_fall_share": Kind(
+        "share", "how much of the whole fall came in the last third", "fall in it / training_fall"
+    ),
+    "divergence": Kind(
+        "nats", "training loss lost again since its best", "final - least of the running mean"
+    ),
+    "loss_jump": Kind(
+        "nats", "largest jump of a step's loss", "loss - median of the 20 steps before"
+    ),
+    "loss_jump_z": Kind(
+        "robust deviations",
+        "the same against the usual noise",
+        "jump / (1.4826 x median deviation)",
+    ),
+    "loss_jump_recovered": Kind(
+        "share", "how much of the jump was gone soon after", "1 - rest after 10 steps / jump"
+    ),
+    "gradient_norm_jump": Kind(
+        "ratio", "largest jump of the gradient's norm", "norm / median of the 20 steps before"
+    ),
+    "nonfinite_steps": Kind("steps", "steps with a loss or norm that is not a number", "count"),
+    "zero_gradient_steps": Kind("share", "steps without any gradient", "norm = 0 / all"),
+    "learning_rate_peak": Kind("per step", "the highest learning rate", "maximum of the record"),
+    "learning_rate_end": Kind("share", "what was left of it at the end", "last / highest"),
+    "update_ratio": Kind(
+        "ratio", "how far a step moves the adapters", "median of |update| / |weights|"
+    ),
+}
+
+MEASURED_KINDS = {
+    "captured_gradient": Kind(
+        "share",
+        "of the full weight gradient, what the adapters' row and column spaces can express",
+        "|P_B G + G P_A - P_B G P_A|^2 / |G|^2",
+    ),
+    "untargeted_gradient": Kind(
+        "share", "of gradient energy, what falls on linear layers without adapter", "energy / all"
+    ),
+    "effective_rank": Kind(
+        "share of the rank", "directions that updates s B A use", "exp(entropy of s^2) / rank"
+    ),
+    "stable_rank": Kind(
+        "share of the rank", "the same by energy over the largest", "|sBA|_F^2 / |sBA|_2^2 / rank"
+    ),
+    "unchanged_parameters": Kind(
+        "share", "adapter parameters that training never moved", "equal to their start / all"
+    ),
+    "training_loss": Kind("nats", "loss on training examples, without dropout", "mean per token"),
+    "validation_loss": Kind("nats", "loss on validation examples", "mean per token"),
+    "base_training_loss": Kind("nats", "the base's on training examples", "mean per token"),
+    "base_validation_loss": Kind("nats", "the base's on validation examples", "mean per token"),
+    "generalization_gap": Kind(
+        "nats", "validation above training, same model", "validation - training, bootstrap"
+    ),
+    "calibration_error_training": Kind(
+        "share", "confidence minus accuracy, training", "expected calibration error"
+    ),
+    "calibration_error_validation": Kind(
+        "share", "confidence minus accuracy, validation", "expected calibration error"
+    ),
+    "drift_validation": Kind(
+        "nats", "base loss on validation above training", "difference of means, two-sample test"
+    ),
+    "drift_recent": Kind(
+        "nats", "base loss on recent data above training", "difference of means, two-sample test"
+    ),
+    "forgetting": Kind("nats", "loss on probe text above the base's", "adapter - base"),
+    "forgetting_divergence": Kind("nats", "distance from the base on probe text", "KL(base|tuned)"),
+    "quantization_error": Kind(
+        "ratio", "relative error of quantized layers' outputs", "|x(W - W4)| / |xW|"
+    ),
+    "quantization_loss": Kind(
+        "share", "metric of the 4-bit base below that of the 16-bit one", "1 - metric4 / metric16"
+    ),
+    "supervised_share": Kind("share", "tokens with a label", "labels not masked / all"),
+    "characters_per_token": Kind("characters", "of the training text", "characters / tokens"),
+    "unknown_script": Kind(
+        "share", "of the text in scripts that the tokenizer hardly knows", "characters / all"
+    ),
+}
+
+SETTING_KINDS = {
+    "rank": Kind("rank", "of the adapters", "settings"),
+    "examples": Kind("examples", "in the training data", "count"),
+    "targeted_share": Kind("share", "linear layers that have an adapter", "count / all"),
+}
+
+KINDS: dict[str, Kind] = {**CURVE_KINDS, **MEASURED_KINDS, **SETTING_KINDS}
+
+
+def by_name(facts: Iterable[Fact]) -> dict[str, Fact]:
+    """Name -> fact; raises InputError for a name that has no row in KINDS."""
+    found = {fact.name: fact for fact in facts}
+    for name in found:
+        if name not in KINDS:
+            raise InputError(f"doctor: a fact should have a row in KINDS, {name} has none")
+    return found
+
+
+def to_json(facts: Facts) -> dict[str, Any]:
+    """Plain values: name -> value, low, high, detail, by_layer."""
+    records = {name: asdict(fact) for name, fact in facts.items()}
+    return {name: {k: v for k, v in r.items() if k != "name"} for name, r in records.items()}
+
+
+def from_json(values: Mapping[str, Any]) -> dict[str, Fact]:
+    """The inverse of `to_json`; names that rules no longer know are kept."""
+    return {name: Fact(name, **record) for name, record in values.items()}
