@@ -1,0 +1,1 @@
+"""Lints of training data: what goes wrong quietly, told before the first step."""
