@@ -9,6 +9,11 @@ from torch.utils.tensorboard import SummaryWriter
 
 from qlora.train.rows import EvaluationRow, Row, Sink, StepRow, from_json, to_json
 
+STEP_SCALARS = (
+    *("loss", "gradient_norm", "learning_rate", "tokens_per_second"),
+    *("loss_z", "gradient_norm_z", "update_ratio"),
+)
+
 
 class JsonLines:
     """Appends rows to a file; what a killed run wrote after its checkpoint is cut off first."""
@@ -41,8 +46,9 @@ class TensorBoard:
     def record(self, row: Row) -> None:
         """Add the scalars of a row."""
         if isinstance(row, StepRow):
-            for name in ("loss", "gradient_norm", "learning_rate", "tokens_per_second"):
-                self._writer.add_scalar(f"train/{name}", getattr(row, name), row.step)
+            for name in STEP_SCALARS:
+                if (value := getattr(row, name)) is not None:
+                    self._writer.add_scalar(f"train/{name}", value, row.step)
         elif isinstance(row, EvaluationRow):
             self._writer.add_scalar("validation/loss", row.loss, row.step)
             if row.accuracy is not None:

@@ -1,6 +1,6 @@
 """What a run records: one frozen dataclass per kind of row, the same for files, screen and plot."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Protocol
 
 
@@ -18,6 +18,10 @@ class StepRow:
     tokens_per_second: float
     seconds: float  # of training so far, over all resumed parts
     memory_bytes: int  # peak
+    # What the watch saw; None while its window is short, and in files of runs before there was one.
+    loss_z: float | None = None  # (loss - median) / (1.4826 MAD) of the losses before it
+    gradient_norm_z: float | None = None  # the same of the norms
+    update_ratio: float | None = None  # ||change|| / ||weights|| of what is trained, in this step
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,10 @@ class WarningRow:
     kind: ClassVar[str] = "warning"
     step: int
     message: str
+    cause: str = ""  # the watch's word for it; empty where something else warned
+    layers: dict[str, float] = field(default_factory=dict)  # largest gradient norms, by module
+    sources: tuple[str, ...] = ()  # the examples of the step, as "train.jsonl line 7"
+    nonfinite: int = 0  # gradient values that are not finite
 
 
 Row = StepRow | EvaluationRow | WarningRow
@@ -61,6 +69,6 @@ def to_json(row: Row) -> dict[str, Any]:
 
 
 def from_json(values: dict[str, Any]) -> Row:
-    """The inverse of `to_json`."""
-    values = dict(values)
+    """The inverse of `to_json`; fields that an older run did not write keep their defaults."""
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     return KINDS[values.pop("kind")](**values)
