@@ -1,0 +1,67 @@
+"""The largest jump of loss and gradient norm, and whether the run came back from it."""
+
+import numpy
+
+from qlora.doctor.curves.series import Curves, Numbers, Series
+from qlora.doctor.curves.statistics import MAD_TO_DEVIATION
+from qlora.doctor.facts import Fact
+
+BEFORE = 20  # records whose median a jump is measured from
+LEAST_BEFORE = 5  # with fewer there is no usual value to jump from
+AFTER = 10  # records in which a jump may go back
+
+
+def jump_facts(curves: Curves) -> list[Fact]:
+    """Facts of the largest jumps; none where the record is too short to have a usual value."""
+    return [*_loss_jump(curves.training.finite), *_norm_jump(curves.gradient_norm.finite)]
+
+
+def _loss_jump(training: Series) -> list[Fact]:
+    values = training.values
+    if len(values) <= LEAST_BEFORE:
+        return []
+    medians, spreads = _usual(values)
+    jumps = values[LEAST_BEFORE:] - medians
+    place = int(jumps.argmax())
+    at, jump, usual = place + LEAST_BEFORE, float(jumps[place]), float(medians[place])
+    z = jump / spreads[place] if spreads[place] > 0 else 0.0
+    step = training.steps[at]
+    facts = [
+        Fact(
+            "loss_jump", jump, detail=f"loss {values[at]:.3f} at step {step:.0f} after {usual:.3f}"
+        ),
+        Fact("loss_jump_z", float(z), detail=f"{z:.0f} deviations above its median"),
+    ]
+    after = values[at + 1 : at + 1 + AFTER]
+    if jump > 0 and len(after):
+        back = 1 - float(numpy.median(after) - usual) / jump
+        detail = f"{back:.0%} of the jump at step {step:.0f} was gone in {len(after)} records"
+        facts.append(Fact("loss_jump_recovered", back, detail=detail))
+    return facts
+
+
+def _norm_jump(norms: Series) -> list[Fact]:
+    values = norms.values
+    if len(values) <= LEAST_BEFORE:
+        return []
+    medians, _ = _usual(values)
+    ratios = numpy.divide(
+        values[LEAST_BEFORE:], medians, out=numpy.ones_like(medians), where=medians > 0
+    )
+    place = int(ratios.argmax())
+    at, ratio = place + LEAST_BEFORE, float(ratios[place])
+    detail = (
+        f"gradient norm {values[at]:.3g} at step {norms.steps[at]:.0f},"
+        f" {ratio:.1f}x the median of the {min(at, BEFORE)} before"
+    )
+    return [Fact("gradient_norm_jump", ratio, detail=detail)]
+
+
+def _usual(values: Numbers) -> tuple[Numbers, Numbers]:
+    """Median and robust deviation of the records before each from the sixth on."""
+    medians, spreads = [], []
+    for at in range(LEAST_BEFORE, len(values)):
+        before = values[max(0, at - BEFORE) : at]
+        medians.append(numpy.median(before))
+        spreads.append(MAD_TO_DEVIATION * numpy.median(numpy.abs(before - medians[-1])))
+    return numpy.array(medians), numpy.array(spreads)

@@ -1,0 +1,1 @@
+"""The one table of rules: the doctor reasons from it, and the decision tree is printed from it."""
