@@ -28,7 +28,8 @@ class Finding:
     """One cause that the facts speak for. confidence: in (0, 1), for minus against.
 
     ruled_out: other causes of the same symptom, and why it is none of them. fix: one line, a flag
-    to set. experiment: what would confirm the finding. unsettled: what it could be as well, and
+    to set. experiment: what would confirm the finding. next_steps:
+    what to do if the fix does not help, to the end. unsettled: what it could be as well, and
     the measurement that would tell.
     """
 
@@ -39,7 +40,7 @@ class Finding:
     ruled_out: tuple[tuple[str, str], ...]
     fix: str
     experiment: str
-    next_step: str = ""
+    next_steps: tuple[str, ...] = ()
     unsettled: tuple[str, ...] = ()
 
 

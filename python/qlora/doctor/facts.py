@@ -47,7 +47,7 @@ CURVE_KINDS = {
     "steps": Kind("steps", "optimizer steps that were recorded", "count"),
     "evaluations": Kind("count", "validations that were recorded", "count"),
     "epochs": Kind("passes", "passes over the training data", "last epoch of the record"),
-    "initial_loss": Kind("nats", "training loss at the start", "mean of the first 5 % of steps"),
+    "initial_loss": Kind("nats", "training loss at the start", "mean of the first 1 % of steps"),
     "final_training_loss": Kind("nats", "training loss at the end", "mean of the last 10 %"),
     "training_fall": Kind("nats", "what training took off its loss", "initial - final"),
     "first_validation_loss": Kind("nats", "the first validation", "as recorded"),
@@ -69,7 +69,14 @@ CURVE_KINDS = {
         "share", "how much of the whole fall came in the last third", "fall in it / training_fall"
     ),
     "divergence": Kind(
-        "nats", "training loss lost again since its best", "final - least of the running mean"
+        "nats",
+        "training loss lost again since its best",
+        "final - least of initial and running mean",
+    ),
+    "overshoot": Kind(
+        "nats",
+        "how far training loss rose above its start",
+        "highest median of 5 records - initial",
     ),
     "loss_jump": Kind(
         "nats", "largest jump of a step's loss", "loss - median of the 20 steps before"
@@ -119,6 +126,9 @@ MEASURED_KINDS = {
     "generalization_gap": Kind(
         "nats", "validation above training, same model", "validation - training, bootstrap"
     ),
+    "gap_learned": Kind(
+        "nats", "the gap that training made", "gap of the tuned model - gap of the base, bootstrap"
+    ),
     "calibration_error_training": Kind(
         "share", "confidence minus accuracy, training", "expected calibration error"
     ),
@@ -146,13 +156,20 @@ MEASURED_KINDS = {
     ),
 }
 
+DERIVED_KINDS = {
+    "relative_fall": Kind("share", "of the loss that training took off", "training_fall / initial"),
+    "gap_explained": Kind(
+        "share", "of the gap that the base has too", "1 - gap_learned / generalization_gap"
+    ),
+}
+
 SETTING_KINDS = {
     "rank": Kind("rank", "of the adapters", "settings"),
     "examples": Kind("examples", "in the training data", "count"),
     "targeted_share": Kind("share", "linear layers that have an adapter", "count / all"),
 }
 
-KINDS: dict[str, Kind] = {**CURVE_KINDS, **MEASURED_KINDS, **SETTING_KINDS}
+KINDS: dict[str, Kind] = {**CURVE_KINDS, **MEASURED_KINDS, **DERIVED_KINDS, **SETTING_KINDS}
 
 
 def by_name(facts: Iterable[Fact]) -> dict[str, Fact]:

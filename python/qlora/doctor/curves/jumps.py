@@ -8,6 +8,7 @@ from qlora.doctor.facts import Fact
 
 BEFORE = 20  # records whose median a jump is measured from
 LEAST_BEFORE = 5  # with fewer there is no usual value to jump from
+COUNTS_AS_JUMP = 5.0  # deviations; less is noise, from which there is nothing to recover
 AFTER = 10  # records in which a jump may go back
 
 
@@ -33,7 +34,7 @@ def _loss_jump(training: Series) -> list[Fact]:
         Fact("loss_jump_z", float(z), detail=f"{z:.0f} deviations above its median"),
     ]
     after = values[at + 1 : at + 1 + AFTER]
-    if jump > 0 and len(after):
+    if z >= COUNTS_AS_JUMP and len(after):
         back = 1 - float(numpy.median(after) - usual) / jump
         detail = f"{back:.0%} of the jump at step {step:.0f} was gone in {len(after)} records"
         facts.append(Fact("loss_jump_recovered", back, detail=detail))

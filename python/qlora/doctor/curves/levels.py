@@ -4,11 +4,13 @@ import math
 
 import numpy
 
-from qlora.doctor.curves.series import Series
+from qlora.doctor.curves.series import Numbers, Series
 from qlora.doctor.curves.statistics import NORMAL_95, mean_interval, noise, running_mean, theil_sen
 from qlora.doctor.facts import Fact
 
-START_SHARE, END_SHARE, LATE_SHARE = 0.05, 0.1, 1 / 3  # of the run's records
+START_SHARE = 0.01  # of the run's records: warm-up takes longer, so that nothing is learned yet
+END_SHARE, LATE_SHARE = 0.1, 1 / 3
+OVERSHOOT_WINDOW = 5  # records whose median one bad batch does not move
 LEAST_FOR_SLOPE = 6  # records; Sen's interval of fewer says nothing
 
 
@@ -33,15 +35,25 @@ def training_facts(training: Series) -> list[Fact]:
             fall + reach,
             f"training loss goes from {initial:.3f} to {final:.3f}",
         ),
-        _divergence(values, end, deviation),
+        _divergence(values, initial, end, deviation),
+        _overshoot(values, initial),
     ]
     return facts + _late(training, fall)
 
 
-def _divergence(values: numpy.typing.NDArray[numpy.float64], end: int, deviation: float) -> Fact:
-    """What the running mean lost again since it was least."""
+def _overshoot(values: Numbers, initial: float) -> Fact:
+    """How far the running median climbed above the start."""
+    window = min(OVERSHOOT_WINDOW, len(values))
+    windows = numpy.lib.stride_tricks.sliding_window_view(values, window)
+    highest = float(numpy.median(windows, axis=1).max())
+    detail = f"training loss started at {initial:.3f} and was up to {highest:.3f}"
+    return Fact("overshoot", highest - initial, detail=detail)
+
+
+def _divergence(values: Numbers, initial: float, end: int, deviation: float) -> Fact:
+    """What the running mean lost again since it was least, the start counted in."""
     smooth = running_mean(values, end)[end - 1 :]
-    least, last = float(smooth.min()), float(smooth[-1])
+    least, last = min(initial, float(smooth.min())), float(smooth[-1])
     reach = NORMAL_95 * deviation * (2 / end) ** 0.5
     detail = f"training loss was {least:.3f} at its best and {last:.3f} at the end"
     return Fact("divergence", last - least, last - least - reach, last - least + reach, detail)

@@ -81,10 +81,14 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Symptom:
-    """What somebody sees first, and the causes that it may have, most decisive first."""
+    """What somebody sees first: any of its signs. rules: its causes, most decisive first.
+
+    If it shows and no cause is certain, the likeliest is named all the same, with its confidence.
+    """
 
     name: str
     question: str
+    signs: tuple[Condition, ...]
     rules: tuple[Rule, ...]
 
 

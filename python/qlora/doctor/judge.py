@@ -1,0 +1,142 @@
+"""From facts to findings, by the rule table alone.
+
+    score = prior + sum over conditions (weight if it holds, - against if it fails, else 0)
+    coverage = weight of the conditions whose fact is known / weight of all
+    confidence = sigmoid(score) (0.6 + 0.4 coverage)
+
+so that evidence for counts up, evidence against counts down, and what was not looked at lowers the
+confidence without speaking for anything. Findings are causes with a confidence of at least 0.5; if
+a symptom shows that none of them explains, its likeliest cause as well, from 0.1 on.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from qlora.doctor.diagnosis import Cause, Diagnosis, Finding
+from qlora.doctor.facts import KINDS, Fact, Facts
+from qlora.doctor.rules.derived import derive, suggestions
+from qlora.doctor.rules.rule import Condition, Rule, Symptom, Verdict
+from qlora.doctor.rules.table import RULES, SYMPTOMS
+
+LEAST_CONFIDENCE = 0.5  # of a finding: more likely than not
+LEAST_SUSPICION = 0.1  # of a cause named because something is wrong and nothing explains it
+UNSEEN_SHARE = 0.4  # of the confidence that hangs on having looked
+
+
+def judge(facts: Mapping[str, Fact], not_measured: Iterable[str] = ()) -> Diagnosis:
+    """Findings by confidence; the same facts always give the same diagnosis."""
+    known = derive(facts)
+    opinions = {cause: Opinion(rule, known) for cause, rule in RULES.items()}
+    held = [opinion for opinion in opinions.values() if opinion.confidence >= LEAST_CONFIDENCE]
+    for symptom in SYMPTOMS:
+        if any(sign.judge(known) == "holds" for sign in symptom.signs):
+            held += _likeliest(symptom, opinions, held)
+    held.sort(key=lambda opinion: -opinion.confidence)
+    findings = tuple(_finding(opinion, opinions) for opinion in held)
+    cleared = [opinion for opinion in opinions.values() if opinion not in held]
+    return Diagnosis(
+        findings,
+        dict(facts),
+        tuple(f"{o.rule.cause}: {o.strongest_against}" for o in cleared if o.strongest_against),
+        tuple(not_measured),
+    )
+
+
+def _likeliest(
+    symptom: Symptom, opinions: Mapping[Cause, "Opinion"], held: list["Opinion"]
+) -> list["Opinion"]:
+    """The likeliest cause of a symptom that no finding explains."""
+    candidates = [opinions[rule.cause] for rule in symptom.rules]
+    if any(opinion in held for opinion in candidates):
+        return []
+    best = max(candidates, key=lambda opinion: opinion.confidence)
+    return [best] if best.confidence >= LEAST_SUSPICION else []
+
+
+@dataclass(frozen=True, eq=False)
+class Opinion:
+    """What a rule makes of the facts."""
+
+    rule: Rule
+    facts: Facts
+
+    @cached_property
+    def verdicts(self) -> tuple[tuple[Condition, Verdict], ...]:
+        """Each condition and whether it holds."""
+        return tuple((condition, condition.judge(self.facts)) for condition in self.rule.conditions)
+
+    @cached_property
+    def contributions(self) -> tuple[tuple[float, str], ...]:
+        """Log-odds of what is known and decided, with the sentence for each; largest first."""
+        found = [
+            (c.weight, c.sentence(c.says, self.facts))
+            if verdict == "holds"
+            else (-c.against, c.sentence(c.denies, self.facts))
+            for c, verdict in self.verdicts
+            if verdict in ("holds", "fails")
+        ]
+        return tuple(sorted(found, key=lambda pair: -abs(pair[0])))
+
+    @property
+    def coverage(self) -> float:
+        """How much of what the rule asks is known."""
+        weights = [max(abs(c.weight), abs(c.against)) for c, _ in self.verdicts]
+        known = [
+            weight
+            for weight, (_, verdict) in zip(weights, self.verdicts, strict=True)
+            if verdict != "unknown"
+        ]
+        return sum(known) / sum(weights)
+
+    @cached_property
+    def confidence(self) -> float:
+        """In (0, 1)."""
+        score = self.rule.prior + math.fsum(weight for weight, _ in self.contributions)
+        seen = 1 - UNSEEN_SHARE * (1 - self.coverage)
+        return seen / (1 + math.exp(-score))
+
+    @property
+    def evidence(self) -> tuple[str, ...]:
+        """Sentences that speak for it."""
+        return tuple(sentence for weight, sentence in self.contributions if weight > 0)
+
+    @property
+    def strongest_against(self) -> str | None:
+        """The sentence that speaks most against it."""
+        return next((sentence for weight, sentence in self.contributions if weight < 0), None)
+
+    @property
+    def missing(self) -> str | None:
+        """The most telling fact that is not known."""
+        unknown = [c for c, verdict in self.verdicts if verdict == "unknown"]
+        best = max(unknown, key=lambda c: max(abs(c.weight), abs(c.against)), default=None)
+        return None if best is None else best.fact
+
+
+def _finding(opinion: Opinion, opinions: Mapping[Cause, Opinion]) -> Finding:
+    rule = opinion.rule
+    others = [(cause, opinions[cause]) for cause in rule.confused_with]
+    open_questions = [
+        (cause, other) for cause, other in others if other.confidence < LEAST_CONFIDENCE
+    ]
+    return Finding(
+        rule.cause,
+        opinion.confidence,
+        rule.title,
+        opinion.evidence,
+        tuple(
+            (cause, other.strongest_against)
+            for cause, other in open_questions
+            if other.strongest_against is not None
+        ),
+        rule.fix(suggestions(opinion.facts)),
+        rule.experiment,
+        rule.next_steps,
+        tuple(
+            f"{cause}: {other.missing} would tell ({KINDS[other.missing].meaning})"
+            for cause, other in open_questions
+            if other.strongest_against is None and other.missing is not None
+        ),
+    )
