@@ -5,8 +5,8 @@
     confidence = sigmoid(score) (0.6 + 0.4 coverage)
 
 so that evidence for counts up, evidence against counts down, and what was not looked at lowers the
-confidence without speaking for anything. Findings are causes with a confidence of at least 0.5; if
-a symptom shows that none of them explains, its likeliest cause as well, from 0.1 on.
+confidence without speaking for anything. Findings are causes with a confidence of at least 0.5; where
+there is none and a symptom shows all the same, its likeliest cause, from 0.1 on.
 """
 
 import math
@@ -17,7 +17,7 @@ from functools import cached_property
 from qlora.doctor.diagnosis import Cause, Diagnosis, Finding
 from qlora.doctor.facts import KINDS, Fact, Facts
 from qlora.doctor.rules.derived import derive, suggestions
-from qlora.doctor.rules.rule import Condition, Rule, Symptom, Verdict
+from qlora.doctor.rules.rule import Condition, Rule, Verdict
 from qlora.doctor.rules.table import RULES, SYMPTOMS
 
 LEAST_CONFIDENCE = 0.5  # of a finding: more likely than not
@@ -30,10 +30,8 @@ def judge(facts: Mapping[str, Fact], not_measured: Iterable[str] = ()) -> Diagno
     known = derive(facts)
     opinions = {cause: Opinion(rule, known) for cause, rule in RULES.items()}
     held = [opinion for opinion in opinions.values() if opinion.confidence >= LEAST_CONFIDENCE]
-    for symptom in SYMPTOMS:
-        if any(sign.judge(known) == "holds" for sign in symptom.signs):
-            held += _likeliest(symptom, opinions, held)
     held.sort(key=lambda opinion: -opinion.confidence)
+    held = held or _likeliest(opinions, known)
     findings = tuple(_finding(opinion, opinions) for opinion in held)
     cleared = [opinion for opinion in opinions.values() if opinion not in held]
     return Diagnosis(
@@ -44,15 +42,14 @@ def judge(facts: Mapping[str, Fact], not_measured: Iterable[str] = ()) -> Diagno
     )
 
 
-def _likeliest(
-    symptom: Symptom, opinions: Mapping[Cause, "Opinion"], held: list["Opinion"]
-) -> list["Opinion"]:
-    """The likeliest cause of a symptom that no finding explains."""
-    candidates = [opinions[rule.cause] for rule in symptom.rules]
-    if any(opinion in held for opinion in candidates):
-        return []
-    best = max(candidates, key=lambda opinion: opinion.confidence)
-    return [best] if best.confidence >= LEAST_SUSPICION else []
+def _likeliest(opinions: Mapping[Cause, "Opinion"], facts: Facts) -> list["Opinion"]:
+    """The likeliest cause of the first symptom that shows, if one does."""
+    for symptom in SYMPTOMS:
+        if any(sign.judge(facts) == "holds" for sign in symptom.signs):
+            candidates = [opinions[rule.cause] for rule in symptom.rules]
+            best = max(candidates, key=lambda opinion: opinion.confidence)
+            return [best] if best.confidence >= LEAST_SUSPICION else []
+    return []
 
 
 @dataclass(frozen=True, eq=False)

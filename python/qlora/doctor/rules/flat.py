@@ -3,15 +3,11 @@
 from qlora.doctor.rules.rule import Condition, Rule, Symptom
 
 FLAT = Condition(
-    "relative_fall",
-    "<",
-    0.05,
-    1.5,
-    2.0,
+    "relative_fall", "<", 0.05, 1.5, 2.0,
     says="{detail}: next to nothing",
     denies="training loss did fall, by {value:.0%}",
     reason="a twentieth of the loss: what the first steps of any working run take off",
-)
+)  # fmt: skip
 
 FROZEN = Rule(
     "frozen-adapters",
@@ -125,7 +121,7 @@ RATE_TOO_LOW = Rule(
             "update_ratio", "<", 1e-3, 3.0, 3.0,
             says="{detail}: too little to get anywhere",
             denies="a step moves the adapters by {value:.2g} of their size, which is enough",
-            reason="at 1e-3 it takes 1,000 steps in one direction to move an adapter by its own size",
+            reason="at 1e-3 an adapter needs 1,000 steps in one direction to move by its own size",
         ),
         FLAT,
         Condition(
@@ -139,7 +135,7 @@ RATE_TOO_LOW = Rule(
             "learning_rate_peak", "<", 9e-5, 1.0, 0.5,
             says="the rate was at most {value:.2g}; LoRA's are 1e-4 to 1e-3",
             denies="a rate of {value:.2g} is usual for LoRA",
-            reason="below the 1e-4 to 1e-3 that LoRA takes; full fine-tuning's rates are 10 times less",
+            reason="below what LoRA takes (1e-4 to 1e-3); full fine-tuning has a tenth of that",
         ),
         Condition(
             "unchanged_parameters", ">", 0.1, -3.0, 0.0,

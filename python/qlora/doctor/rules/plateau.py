@@ -3,15 +3,18 @@
 from qlora.doctor.rules.rule import Condition, Rule, Symptom
 
 NO_GAP = Condition(
-    "gap_learned",
-    ">",
-    0.2,
-    -1.5,
-    -0.5,
+    "gap_learned", ">", 0.2, -1.5, -0.5,
     says="validation is worse than training by {value:.2f} nats that the base does not have",
     denies="validation follows training (gap {value:+.2f} nats beyond the base's)",
     reason="a fifth of a nat: a model that still lacks capacity cannot memorise",
-)
+)  # fmt: skip
+
+STEPS_TOO_SMALL = Condition(
+    "update_ratio", "<", 1e-3, -2.0, 0.0,
+    says="the adapters hardly moved",
+    denies="steps were large enough ({value:.2g} of the adapters' size)",
+    reason="at 1e-3 an adapter needs 1,000 steps in one direction to move by its own size",
+)  # fmt: skip
 
 WRONG_LAYERS = Rule(
     "wrong-layers",
@@ -71,12 +74,7 @@ CAPACITY = Rule(
             denies="the layers that the gradient asks have adapters ({value:.0%} falls on others)",
             reason="half: beyond it, place comes before size",
         ),
-        Condition(
-            "update_ratio", "<", 1e-3, -2.0, 0.0,
-            says="the adapters hardly moved",
-            denies="steps were large enough ({value:.2g} of the adapters' size)",
-            reason="at 1e-3 it takes 1,000 steps in one direction to move an adapter by its own size",
-        ),
+        STEPS_TOO_SMALL,
         NO_GAP,
     ),
     ("wrong-layers", "learning-rate-too-low", "overfitting"),
@@ -117,12 +115,7 @@ STOPPED_EARLY = Rule(
             denies="the rate had fallen to {value:.0%}: the schedule was complete",
             reason="cosine and linear schedules end below a tenth",
         ),
-        Condition(
-            "update_ratio", "<", 1e-3, -2.0, 0.0,
-            says="steps are very small",
-            denies="steps were large enough ({value:.2g} of the adapters' size)",
-            reason="at 1e-3 it takes 1,000 steps in one direction to move an adapter by its own size",
-        ),
+        STEPS_TOO_SMALL,
     ),
     ("learning-rate-too-low", "capacity-too-low"),
     ("--steps {more_steps:.0f}", "--epochs 3"),

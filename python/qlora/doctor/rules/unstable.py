@@ -3,47 +3,31 @@
 from qlora.doctor.rules.rule import Condition, Rule, Symptom
 
 JUMP = Condition(
-    "gradient_norm_jump",
-    ">",
-    10.0,
-    1.5,
-    0.5,
+    "gradient_norm_jump", ">", 10.0, 1.5, 0.5,
     says="{detail}",
     denies="no step's gradient norm rose above {value:.1f}x its usual value",
     reason="clipping to 1.0 hides less; healthy norms wander by a factor of 2 or 3, and NF4's"
     " failure was reported as 1.2 to 47.5",
-)
+)  # fmt: skip
 BROKEN = Condition(
-    "nonfinite_steps",
-    ">",
-    0.0,
-    2.5,
-    0.0,
+    "nonfinite_steps", ">", 0.0, 2.5, 0.0,
     says="{detail}",
     denies="every loss and norm was a number",
     reason="any step counts: a loss that is not a number does not come back by itself",
-)
+)  # fmt: skip
 
 DIVERGED = Condition(
-    "divergence",
-    ">",
-    0.25,
-    2.0,
-    1.0,
+    "divergence", ">", 0.25, 2.0, 1.0,
     says="{detail}: it lost again what it had, or never learned it",
     denies="training loss ended within {value:.2f} nats of its best",
     reason="a quarter of a nat is more than noise or any schedule undoes",
-)
+)  # fmt: skip
 CLIMBED = Condition(
-    "overshoot",
-    ">",
-    0.5,
-    2.5,
-    1.0,
+    "overshoot", ">", 0.5, 2.5, 1.0,
     says="{detail}",
     denies="training loss never stayed above its start",
     reason="half a nat: the scatter of batches moves a median of five by less",
-)
+)  # fmt: skip
 
 POISONED = Rule(
     "poisoned-batch",
