@@ -1,0 +1,36 @@
+"""What can only be known by opening the model: one file per measurement, its formula on top."""
+
+from collections.abc import Callable
+
+from qlora.doctor.facts import Fact
+from qlora.doctor.measures import effective_rank, generalization_gap, unchanged_parameters
+from qlora.doctor.subject import Subject
+from qlora_kernels.errors import InputError
+
+Progress = Callable[[int, int, str], None]
+
+# What a person reads while it is measured -> who measures it.
+MEASURES: dict[str, Callable[[Subject], list[Fact]]] = {
+    "parameters that never changed": unchanged_parameters.measure,
+    "ranks of the updates": effective_rank.measure,
+    "training against validation": generalization_gap.measure,
+}
+
+
+def measure_all(subject: Subject, progress: Progress | None = None) -> tuple[list[Fact], list[str]]:
+    """All facts, and a sentence for each measurement that could not be made.
+
+    progress(done, total, what) is called before each. The same subject gives the same facts.
+    """
+    facts, failures = list[Fact](), list[str]()
+    for done, (what, measure) in enumerate(MEASURES.items()):
+        if progress is not None:
+            progress(done, len(MEASURES), what)
+        try:
+            facts += measure(subject)
+        except (InputError, OSError, RuntimeError, MemoryError) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            failures.append(f"{what} could not be measured: {reason}")
+    if progress is not None:
+        progress(len(MEASURES), len(MEASURES), "measured")
+    return facts, failures

@@ -1,0 +1,162 @@
+"""A finished run, opened again to be measured: model and adapter, and the examples of each set."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+import qlora_kernels as qk
+from qlora.data import Example, read_examples
+from qlora.data.encode import pad_token
+from qlora.doctor.samples import Budget, sample
+from qlora.doctor.token_losses import TokenLosses, token_losses
+from qlora.models import load_model
+from qlora.objective import vocabulary_size
+from qlora.settings import from_sources
+from qlora.train import randomness
+from qlora.train.checkpoint import latest
+from qlora.train.methods import make_method
+from qlora.train.prepare import read_sets
+from qlora.train.run import RunFiles
+from qlora.train.settings import TrainSettings
+from qlora_kernels.errors import InputError
+from qlora_kernels.nn import QLoRALinear
+
+Set = Literal["training", "validation", "recent", "probe"]
+Value = TypeVar("Value")
+PROBE = Path(__file__).parent / "probe.txt"
+PROBE_TOKENS = 64  # of one piece of the probe text: many pieces make a better interval
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A run as it stood at its end: the last checkpoint's adapter, or the only one.
+
+    Not the adapter with the best validation loss: after a run that only got worse that is the
+    untrained one. `initial` holds the adapter parameters as training found them, `adapter_folder`
+    where their values of the end come from. The base is the model with adapters disabled (biases
+    and modules that were trained whole stay). Sets are read when they are asked for, so that lost
+    data fails only the measurements that need it.
+    """
+
+    settings: TrainSettings
+    model: PreTrainedModel
+    tokenizer: Any
+    adapter_folder: Path
+    initial: dict[str, Tensor]
+    budget: Budget
+    recent_file: Path | None = None
+    probe_file: Path | None = None
+    _kept: dict[tuple[str, bool], Any] = field(default_factory=dict)
+
+    @staticmethod
+    def open(
+        run: str | Path,
+        recent: Path | None = None,
+        probe: Path | None = None,
+        budget: Budget | None = None,
+    ) -> "Subject":
+        """Load a run folder's model and adapter; raises InputError where that cannot be.
+
+        The model is made as training made it, from the same seed, which gives the adapter's start.
+        """
+        files = RunFiles(Path(run))
+        settings = _settings(files)
+        folder = _adapter_folder(files)
+        randomness.seed_all(settings.seed)
+        model, tokenizer = load_model(settings.model)
+        method = make_method(model, tokenizer, settings)
+        initial = {name: p.detach().clone() for name, p in method.parameters.items()}
+        method.load(folder)
+        budget = budget or Budget.for_model(qk.nn.describe(model).num_parameters)
+        return Subject(settings, model.eval(), tokenizer, folder, initial, budget, recent, probe)
+
+    @property
+    def layers(self) -> dict[str, QLoRALinear]:
+        """Name -> linear layer, with or without adapter."""
+        return qk.nn.quantized_layers(self.model)
+
+    @property
+    def adapted(self) -> dict[str, QLoRALinear]:
+        """Name -> linear layer with an adapter; InputError where there is none."""
+        found = {name: layer for name, layer in self.layers.items() if layer.adapter is not None}
+        if not found:
+            raise InputError("the run should have adapters on linear layers, has none")
+        return found
+
+    @cached_property
+    def sets(self) -> tuple[list[Example], list[Example]]:
+        """All training and all validation examples, split as training split them."""
+        return read_sets(self.settings, self.tokenizer, vocabulary_size(self.model))
+
+    def examples(self, name: Set) -> list[Example]:
+        """What the budget allows of a set; InputError for a set that the run does not have."""
+        return sample(self.every_example(name), self.budget)
+
+    def every_example(self, name: Set) -> list[Example]:
+        """All examples of a set."""
+        if name in ("training", "validation"):
+            found = self.sets[name == "validation"]
+        elif name == "recent" and self.recent_file is None:
+            found = []
+        else:
+            found = self._read(name)
+        if not found:
+            raise InputError(f"the run should have {name} examples, has none")
+        return found
+
+    def losses(self, name: Set, tuned: bool) -> TokenLosses:
+        """Of the examples of a set, by the tuned model or the base; computed once."""
+        return self.once(
+            name, tuned, lambda: token_losses(self.model, self.examples(name), self.pad_id)
+        )
+
+    def once(self, what: str, tuned: bool, compute: Callable[[], Value]) -> Value:
+        """Compute with the tuned model, or the base, unless it is kept from the first time."""
+        key = (what, tuned)
+        if key not in self._kept:
+            if tuned:
+                self._kept[key] = compute()
+            else:
+                with qk.nn.disable_adapters(self.model):
+                    self._kept[key] = compute()
+        return cast(Value, self._kept[key])
+
+    @property
+    def pad_id(self) -> int:
+        """Fills rows up."""
+        return pad_token(self.tokenizer)
+
+    def _read(self, name: Set) -> list[Example]:
+        length = self.settings.sequence_length
+        path = self.recent_file if name == "recent" else self.probe_file or PROBE
+        if name == "probe":
+            length = min(length, PROBE_TOKENS)
+        assert path is not None
+        return read_examples(path, self.tokenizer, length, vocab_size=vocabulary_size(self.model))
+
+
+def _settings(files: RunFiles) -> TrainSettings:
+    if not files.settings.is_file():
+        raise InputError(
+            f"doctor: {files.folder} should be a run folder of `qlora train`, has no settings.yaml"
+        )
+    settings = from_sources(TrainSettings, files.settings, {})
+    if settings.method != "lora":
+        raise InputError(
+            f"doctor: a run should have method lora to be measured, had {settings.method}; its"
+            " curves can be read all the same"
+        )
+    return settings
+
+
+def _adapter_folder(files: RunFiles) -> Path:
+    checkpoint = latest(files.checkpoints)
+    folder = files.adapter if checkpoint is None else checkpoint / "adapter"
+    if not folder.exists():
+        raise InputError(f"doctor: {files.folder} should hold an adapter, holds none")
+    return folder
