@@ -37,7 +37,10 @@ class Experiment:
 
     @property
     def settings(self) -> TrainSettings:
-        """The recipe; what is not said here is the trainer's default (rank 16 on all layers)."""
+        """The recipe; what is not said here is the trainer's default (rank 16 on all layers).
+
+        What would follow the number of sentences is said: its record is to stay the same.
+        """
         return TrainSettings(
             model=self.model,
             data=self.data("train"),
@@ -47,7 +50,10 @@ class Experiment:
             sequence_length=128,
             batch_size=4,
             steps=self.steps,
-            learning_rate=1e-3,  # 5 times the trainer's default: a small model, a short run
+            dropout=0.05,
+            learning_rate=1e-3,  # 5 times what large models take: a small one, a short run
+            lora_plus_ratio=1.0,
+            weight_decay=0.01,
             warmup=0.1,
             # Before and after only: the rate falls to 0, so the end is best, and to choose among
             # earlier adapters by so few validation sentences would be to choose by luck.

@@ -19,8 +19,9 @@ def build_optimizer(
     page_file: where pages of states go that memory has no room for. Clipping is the step's matter,
     which must see the norm before anything changes.
     """
+    decided = settings.decided
     named = qk.nn.parameter_groups(
-        parameters, settings.learning_rate, settings.lora_plus_ratio, settings.weight_decay
+        parameters, decided.learning_rate, decided.lora_plus_ratio, decided.weight_decay
     )
     groups = [{**group, "initial_lr": group["lr"]} for group in named]
     if settings.optimizer == "adamw":

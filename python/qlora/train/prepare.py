@@ -10,6 +10,7 @@ from qlora.data.encode import pad_token
 from qlora.models import load_model
 from qlora.objective import vocabulary_size
 from qlora.probe import check_model
+from qlora.recipe.rules import NAMES
 from qlora.train import checkpoint, randomness
 from qlora.train.checkpoint import Manifest
 from qlora.train.identity import identity
@@ -30,6 +31,8 @@ def prepare(settings: TrainSettings, place: Place) -> tuple[Run, TrainState, int
     randomness.seed_all(settings.seed)
     model, tokenizer = load_model(settings.model)
     training, validation = read_sets(settings, tokenizer, vocabulary_size(model))
+    by_recipe = tuple(name for name in NAMES if getattr(settings, name) is None)
+    settings = settings.following(num_examples(settings, training, validation))
     method = make_method(model, tokenizer, settings)
     check_model(model, settings.sequence_length, settings.packing)
     if settings.gradient_checkpointing:
@@ -55,6 +58,7 @@ def prepare(settings: TrainSettings, place: Place) -> tuple[Run, TrainState, int
         steps=steps,
         pad_id=pad_token(tokenizer),
         identity=mine,
+        by_recipe=by_recipe,
     )
     return (run, *_resume(run, place, manifest))
 
@@ -79,6 +83,11 @@ def read_sets(
     chosen = set(random.Random(f"{settings.seed}/split").sample(range(len(examples)), held))
     training = [example for i, example in enumerate(examples) if i not in chosen]
     return training, [examples[i] for i in sorted(chosen)]
+
+
+def num_examples(settings: TrainSettings, training: Examples, validation: Examples) -> int:
+    """Of the data file, with what was split off for validation, so that nobody need split first."""
+    return len(training) + (0 if settings.validation else len(validation))
 
 
 def make_rows(settings: TrainSettings, examples: Examples) -> Rows:

@@ -1,6 +1,6 @@
 """What a run says before its first step."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from qlora.train.methods.method import parameter_count
@@ -22,6 +22,8 @@ def describe_start(run: Run, model: Description, checkpoint: Path | None) -> str
         f"steps       {run.steps}, {run.order.steps_per_epoch} an epoch,"
         f" of {settings.batch_size} x {settings.accumulate} rows",
     ]
+    if run.by_recipe:
+        lines.append(f"recipe      {_describe_recipe(run)}")
     if checkpoint:
         lines.append(f"resuming    {checkpoint}")
     return "\n".join(lines)
@@ -45,6 +47,13 @@ def _describe_trainable(run: Run, model: Description) -> str:
         f"{count:,} of {model.num_parameters:,} parameters ({counted.trainable_percent:.2f} %),"
         f" {counted.reduction:,.0f}x fewer than full fine-tuning"
     )
+
+
+def _describe_recipe(run: Run) -> str:
+    """What nobody set, so that nobody need guess it."""
+    decided = asdict(run.settings.decided)
+    told = ", ".join(f"{name} {decided[name]:g}" for name in run.by_recipe)
+    return f"{told} (not given; why: qlora recipe {run.settings.data})"
 
 
 def _describe_rows(rows: Rows, length: int) -> str:

@@ -74,6 +74,7 @@ class Run:
     steps: int
     pad_id: int
     identity: Identity
+    by_recipe: tuple[str, ...] = ()  # the settings that followed the data
 
     @property
     def parameters(self) -> dict[str, Parameter]:

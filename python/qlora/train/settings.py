@@ -2,21 +2,27 @@
 
 # ruff: noqa: RUF009 (`setting` is dataclasses.field)
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import qlora_kernels as qk
+from qlora.recipe.rules import ALPHA_PER_RANK, NAMES, Case, Decided, decide
 from qlora.settings import setting
 from qlora.storage import Format, base_config
 from qlora.train.budget import Budget
 from qlora.train.schedule import Schedule
 from qlora_kernels.errors import InputError
 
+MOST_DROPOUT = 0.3  # more of a bottleneck than that lets too little through to learn
+
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """One run; every field is a flag and a key of `--config`."""
+    """One run; every field is a flag and a key of `--config`.
+
+    What `qlora.recipe.rules` decides by the data is None until it is set or `following` fills it.
+    """
 
     model: Path = field(metadata={"help": "Hugging Face folder or .gguf file of a causal LM"})
     data: Path = field(
@@ -57,7 +63,7 @@ class TrainSettings:
         False, "nf4, fp4: search each block's scale for the least error, once, at the start"
     )
     rank: int = setting(16, "rank of the adapters")
-    alpha: float = setting(32.0, "adapters count alpha / rank: twice, at the defaults")
+    alpha: float | None = setting(None, "adapters count alpha / rank; default twice the rank")
     rank_pattern: dict[str, int] | None = setting(
         None, "another rank for some layers, by the ends of their names: q_proj=32"
     )
@@ -85,7 +91,9 @@ class TrainSettings:
     init: Literal["gaussian", "kaiming-uniform"] = setting(
         "gaussian", "how the first adapter factor starts; the second starts at 0"
     )
-    dropout: float = setting(0.05, "dropout of the adapters")
+    dropout: float | None = setting(
+        None, "dropout of the adapters, at most 0.3; default 0.15 to 0, by the number of examples"
+    )
     dropout_on: Literal["rank", "input"] = setting(
         "rank", "drop the output of the first factor, or its input as peft does"
     )
@@ -98,15 +106,21 @@ class TrainSettings:
     )
     epochs: float = setting(3.0, "passes over the data")
     steps: int | None = setting(None, "optimizer steps, instead of epochs")
-    learning_rate: float = setting(
-        2e-4, "peak rate; QLoRA's for 7B and 13B models, about 10 times that of full fine-tuning"
+    learning_rate: float | None = setting(
+        None, "peak rate, of the first adapter factor; default 2e-4 / sqrt(lora_plus_ratio)"
     )
-    lora_plus_ratio: float = setting(
-        1.0, "rate of the second adapter factor over that of the first; LoRA+ takes 16"
+    lora_plus_ratio: float | None = setting(
+        None,
+        "rate of the second adapter factor over that of the first; default 16 (LoRA+), or 1 beside"
+        " a learning rate that is given",
     )
     lr_schedule: Schedule = setting("cosine", "how the rate falls after warm-up")
     warmup: float = setting(0.03, "share of the steps in which the rate rises; QLoRA's")
-    weight_decay: float = setting(0.01, "decay of the adapter factors; magnitudes have none")
+    weight_decay: float | None = setting(
+        None,
+        "decay of the adapter factors; magnitudes have none; default 0.1 to 0.01, by the number of"
+        " examples",
+    )
     optimizer: Literal["adamw", "adamw-8bit", "paged-adamw", "paged-adamw-8bit"] = setting(
         "adamw",
         "8bit: states of a quarter of the size; paged: states leave memory for a file (a GPU for"
@@ -143,10 +157,12 @@ class TrainSettings:
             _require(name, value is None or value >= 1, "at least 1", value)
         for name in ("learning_rate", "lora_plus_ratio", "epochs"):
             value = getattr(self, name)
-            _require(name, 0 < value < float("inf"), "above 0", value)
+            _require(name, value is None or 0 < value < float("inf"), "above 0", value)
         for name in ("weight_decay", "max_norm", "patience"):
             value = getattr(self, name)
-            _require(name, 0 <= value < float("inf"), "0 or more", value)
+            _require(name, value is None or 0 <= value < float("inf"), "0 or more", value)
+        most = f"at most {MOST_DROPOUT}"
+        _require("dropout", (self.dropout or 0) <= MOST_DROPOUT, most, self.dropout)
         for name in ("validation_split", "warmup"):
             value = getattr(self, name)
             _require(name, 0 <= value < 1, "in [0, 1)", value)
@@ -162,6 +178,23 @@ class TrainSettings:
         """Where the run is written."""
         return self.output or Path("runs") / self.data.stem
 
+    def following(self, num_examples: int) -> "TrainSettings":
+        """With what nobody set as the recipe has it for so many examples; all numbers are known."""
+        return replace(self, **asdict(decide(self.case(num_examples))))
+
+    def case(self, num_examples: int) -> Case:
+        """What the recipe asks about."""
+        given = {name: getattr(self, name) for name in NAMES if getattr(self, name) is not None}
+        return Case(num_examples, self.method, self.rank, given)
+
+    @property
+    def decided(self) -> Decided:
+        """The numbers that the recipe decides where nobody does; of `following` only."""
+        values = {name: getattr(self, name) for name in NAMES}
+        if undecided := [name for name, value in values.items() if value is None]:
+            raise ValueError(f"settings: {undecided} should be decided, by `following`")
+        return Decided(**values)
+
     @property
     def layers(self) -> qk.QLoRAConfig:
         """What `prepare_model` is told; a tokenizer must say which `trainable_tokens` are meant."""
@@ -170,11 +203,11 @@ class TrainSettings:
         return base_config(
             self,
             rank=self.rank,
-            alpha=self.alpha,
+            alpha=ALPHA_PER_RANK * self.rank if self.alpha is None else self.alpha,
             rank_pattern=self.rank_pattern or {},
             alpha_pattern=self.alpha_pattern or {},
             targets=self.targets,
-            dropout=self.dropout,
+            dropout=self.dropout or 0.0,  # undecided while the other settings are checked
             dropout_on=self.dropout_on,
             rslora=self.rslora,
             dora=self.dora,

@@ -60,7 +60,7 @@ def take_step(run: Run, state: TrainState) -> StepRow:
         epoch=state.step / run.order.steps_per_epoch,
         loss=loss,
         gradient_norm=norm,
-        learning_rate=settings.learning_rate * share,
+        learning_rate=settings.decided.learning_rate * share,
         tokens=state.tokens,
         tokens_per_second=tokens / seconds,
         seconds=state.seconds,

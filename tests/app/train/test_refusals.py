@@ -107,7 +107,7 @@ def finished(settings_in, tmp_path_factory):
     ("changes", "message"),
     [
         ({"rank": 8}, "rank should be 4, was 8"),
-        ({"seed": 1, "dropout": 0.2}, "dropout should be 0.05, was 0.2; seed should be 0, was 1"),
+        ({"seed": 1, "dropout": 0.2}, "dropout should be 0.15, was 0.2; seed should be 0, was 1"),
         ({"steps": 9}, "steps should be 2, was 9"),
         ({"format": "fp4"}, "format should be nf4, was fp4"),
         ({"learning_rate": 1e-3}, "learning_rate should be 0.005, was 0.001"),

@@ -44,9 +44,12 @@ def test_a_run_learns_and_leaves_everything_behind(settings, tmp_path):
     assert {path.name for path in result.folder.iterdir()} == {
         *("adapter", "checkpoints", "curves.png", "metrics.jsonl", "settings.yaml", "tensorboard")
     }
-    assert from_sources(TrainSettings, result.folder / "settings.yaml", {}) == made
+    written = from_sources(TrainSettings, result.folder / "settings.yaml", {})
+    assert written == made.following(40), "what the recipe decided is written down"
     assert result.model.bytes_per_weight <= 0.517
     text = console.file.getvalue()
+    decided = "alpha 8, dropout 0.15, weight_decay 0.1, lora_plus_ratio 1 (not given"
+    assert f"recipe      {decided}; why: qlora recipe {data})" in text
     kinds = "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj"
     assert f"rank 4 on 28 layers: {kinds}" in text
     assert f"{result.model.num_trainable:,} of {result.model.num_parameters:,} parameters" in text
