@@ -27,6 +27,7 @@ COMMANDS = {
     ),
     "merge": ("qlora.merge.command", "several adapters to one, and what that costs each of them"),
     "plan": ("qlora.plan.command", "what a fine-tune takes in memory, and what fits"),
+    "doctor": ("qlora.doctor.command", "why a run went as it did, and what to change"),
     "export": ("qlora.export.command", "an adapter, alone or merged, as other programs read it"),
 }
 

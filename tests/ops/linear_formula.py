@@ -1,93 +1,12 @@
-"""`qlora_linear` once more in plain torch, for autograd to differentiate: truth and yardstick."""
+"""The formula that the tests share with `qlora doctor env`."""
 
-from collections.abc import Callable
-from dataclasses import replace
+from qlora_kernels.testing.linear_formula import (
+    formula,
+    in_float64,
+    judge,
+    op,
+    outputs,
+    with_leaves,
+)
 
-import torch
-
-import qlora_kernels as qk
-from qlora_kernels.testing.cases import LinearProblem
-from qlora_kernels.testing.error_rule import ErrorRule
-
-Linear = Callable[[LinearProblem], torch.Tensor]
-
-
-def formula(problem: LinearProblem) -> torch.Tensor:
-    """y = x W^T + s h B^T + bias in x's dtype, with the mask that the op says it uses; or DoRA."""
-    x, adapter, dtype = problem.x, problem.adapter, problem.x.dtype
-    w = qk.dequantize(problem.q, torch.float32).to(dtype)
-    if adapter is None:
-        return torch.nn.functional.linear(x, w, problem.bias)
-    a, b = adapter.a.to(dtype), adapter.b.to(dtype)
-    dropped = x
-    if adapter.dropout == 0.0:
-        h = x @ a.T
-    elif adapter.dropout_on == "rank":
-        mask = qk.dropout_mask(problem.seed, (x.shape[0], adapter.rank), adapter.dropout)
-        h = (x @ a.T) * mask.to(dtype)
-    else:
-        dropped = x * qk.dropout_mask(problem.seed, x.shape, adapter.dropout).to(dtype)
-        h = dropped @ a.T
-    update = adapter.scaling * (h @ b.T)
-    if adapter.magnitude is None:
-        return torch.nn.functional.linear(x, w, problem.bias) + update
-    return dora(x @ w.T, dropped @ w.T, update, problem)
-
-
-def dora(
-    base: torch.Tensor, dropped_base: torch.Tensor, update: torch.Tensor, problem: LinearProblem
-) -> torch.Tensor:
-    """peft's words: base + (g - 1) dropped base + g update, the norm of dense W + s B A."""
-    adapter, wide = problem.adapter, torch.promote_types(problem.x.dtype, torch.float32)
-    w = qk.dequantize(problem.q, torch.float32).to(wide)
-    dense = w + adapter.scaling * (adapter.b.to(wide) @ adapter.a.to(wide)).detach()
-    g = (adapter.magnitude / dense.norm(dim=1)).to(problem.x.dtype)
-    y = base + (g - 1) * dropped_base + g * update
-    return y if problem.bias is None else y + problem.bias
-
-
-def op(problem: LinearProblem) -> torch.Tensor:
-    return qk.qlora_linear(problem.x, problem.q, problem.adapter, problem.bias, seed=problem.seed)
-
-
-def in_float64(problem: LinearProblem) -> LinearProblem:
-    adapter = problem.adapter
-    if adapter is not None:
-        magnitude = None if adapter.magnitude is None else adapter.magnitude.double()
-        a, b = adapter.a.double(), adapter.b.double()
-        adapter = replace(adapter, a=a, b=b, magnitude=magnitude)
-    bias = None if problem.bias is None else problem.bias.double()
-    return replace(
-        problem, x=problem.x.double(), adapter=adapter, bias=bias, dy=problem.dy.double()
-    )
-
-
-def with_leaves(problem: LinearProblem) -> tuple[LinearProblem, dict[str, torch.Tensor]]:
-    """The problem over leaves that want gradients, strides kept, and those by gradient name."""
-    adapter = problem.adapter
-    tensors = {"dx": problem.x, "dbias": problem.bias}
-    if adapter is not None:
-        tensors |= {"da": adapter.a, "db": adapter.b, "dmagnitude": adapter.magnitude}
-    leaves = {name: t.detach().requires_grad_() for name, t in tensors.items() if t is not None}
-    if adapter is not None:
-        magnitude = leaves.get("dmagnitude")
-        adapter = replace(adapter, a=leaves["da"], b=leaves["db"], magnitude=magnitude)
-    return replace(problem, x=leaves["dx"], adapter=adapter, bias=leaves.get("dbias")), leaves
-
-
-def outputs(linear: Linear, problem: LinearProblem) -> dict[str, torch.Tensor]:
-    """y, dx, da, db, dmagnitude and dbias, as far as the problem has them."""
-    problem, leaves = with_leaves(problem)
-    y = linear(problem)
-    y.backward(problem.dy)
-    gradients = {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
-    assert gradients.keys() == leaves.keys()
-    return {"y": y.detach(), **gradients}
-
-
-def judge(rule: ErrorRule, case: object, problem: LinearProblem) -> None:
-    """Add every output of the op on this problem to the rule."""
-    ours, plain = outputs(op, problem), outputs(formula, problem)
-    for name, truth in outputs(formula, in_float64(problem)).items():
-        assert ours[name].dtype == plain[name].dtype, name
-        rule.add(str(case), name, ours[name], plain[name], truth)
+__all__ = ["formula", "in_float64", "judge", "op", "outputs", "with_leaves"]

@@ -5,8 +5,8 @@
     confidence = sigmoid(score) (0.6 + 0.4 coverage)
 
 so that evidence for counts up, evidence against counts down, and what was not looked at lowers the
-confidence without speaking for anything. Findings are causes with a confidence of at least 0.5; where
-there is none and a symptom shows all the same, its likeliest cause, from 0.1 on.
+confidence without speaking for anything. Findings are causes with a confidence of at least 0.5;
+where there is none and a symptom shows all the same, its likeliest cause, from 0.1 on.
 """
 
 import math
