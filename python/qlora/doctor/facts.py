@@ -114,7 +114,9 @@ MEASURED_KINDS = {
         "share of the rank", "directions that updates s B A use", "exp(entropy of s^2) / rank"
     ),
     "stable_rank": Kind(
-        "share of the rank", "the same by energy over the largest", "|sBA|_F^2 / |sBA|_2^2 / rank"
+        "share of the rank",
+        "the same by energy over the largest",
+        "|s B A|_F^2 / |s B A|_2^2 / rank",
     ),
     "unchanged_parameters": Kind(
         "share", "adapter parameters that training never moved", "equal to their start / all"
