@@ -16,6 +16,7 @@ import torch
 from qlora_kernels import native
 from qlora_kernels.checks import InputError, check_choice
 from qlora_kernels.gpu.availability import triton_refusal
+from qlora_kernels.gpu.cuda_module import cuda_refusal
 from qlora_kernels.native import telling_stale
 
 LIBRARY = torch.library.Library("qlora_kernels", "DEF")
@@ -29,6 +30,7 @@ _AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU) | torch._C
 _AVAILABLE: dict[str, Callable[[], str | None]] = {
     "cpu": native.cpu_refusal,
     "triton": triton_refusal,
+    "cuda": cuda_refusal,
     "reference": lambda: None,
 }
 

@@ -83,7 +83,9 @@ def _is_stale() -> bool:
     module = _load_cpu()[0]
     sources = (Path(__file__).parents[1] / "csrc").rglob("*")
     return module is not None and any(
-        file.stat().st_mtime > Path(module.__file__).stat().st_mtime for file in sources
+        file.stat().st_mtime > Path(module.__file__).stat().st_mtime
+        for file in sources
+        if "cuda" not in (file.parent.name, file.stem)
     )
 
 

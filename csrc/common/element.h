@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "host_device.h"
+
 namespace qlora {
 
 enum class ElementType : uint8_t { float32, bfloat16, float16 };
@@ -16,27 +18,27 @@ struct Float16 {
   uint16_t bits;
 };
 
-inline uint32_t bits_of(float value) {
+HOST_DEVICE inline uint32_t bits_of(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof bits);
   return bits;
 }
 
-inline float float_of(uint32_t bits) {
+HOST_DEVICE inline float float_of(uint32_t bits) {
   float value;
   std::memcpy(&value, &bits, sizeof value);
   return value;
 }
 
-inline float to_float(float value) {
+HOST_DEVICE inline float to_float(float value) {
   return value;
 }
 
-inline float to_float(BFloat16 value) {
+HOST_DEVICE inline float to_float(BFloat16 value) {
   return float_of(uint32_t{value.bits} << 16);
 }
 
-inline float to_float(Float16 value) {
+HOST_DEVICE inline float to_float(Float16 value) {
   const uint32_t sign = uint32_t{value.bits & 0x8000u} << 16;
   const uint32_t magnitude = value.bits & 0x7fffu;
   if (magnitude >=
@@ -50,22 +52,22 @@ inline float to_float(Float16 value) {
 }
 
 template <class Element>
-Element from_float(float value);
+HOST_DEVICE Element from_float(float value);
 
 template <>
-inline float from_float<float>(float value) {
+HOST_DEVICE inline float from_float<float>(float value) {
   return value;
 }
 
 template <>
-inline BFloat16 from_float<BFloat16>(float value) {
+HOST_DEVICE inline BFloat16 from_float<BFloat16>(float value) {
   const uint32_t bits = bits_of(value);
   if ((bits & 0x7fffffffu) > 0x7f800000u) return {static_cast<uint16_t>(bits >> 16 | 0x40u)};
   return {static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16)};
 }
 
 template <>
-inline Float16 from_float<Float16>(float value) {
+HOST_DEVICE inline Float16 from_float<Float16>(float value) {
   const uint32_t bits = bits_of(value);
   const uint32_t sign = bits >> 16 & 0x8000u;
   const uint32_t magnitude = bits & 0x7fffffffu;

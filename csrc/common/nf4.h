@@ -6,16 +6,18 @@
 #include <cstdint>
 #include <numeric>
 
+#include "host_device.h"
+
 namespace qlora {
 
 constexpr int NUM_CODES = 16;
 
 // Layout of the packed codes: the first value of a pair lies in the high nibble.
-inline uint8_t pack_nibbles(uint8_t first, uint8_t second) {
+HOST_DEVICE inline uint8_t pack_nibbles(uint8_t first, uint8_t second) {
   return static_cast<uint8_t>(first << 4 | second);
 }
 
-inline int nibble_at(const uint8_t* codes, int64_t index) {
+HOST_DEVICE inline int nibble_at(const uint8_t* codes, int64_t index) {
   return codes[index / 2] >> (index % 2 == 0 ? 4 : 0) & 15;
 }
 
@@ -41,19 +43,19 @@ struct Codebook {
   }
 
   // The place of the nearest value: ties at a threshold go to the lower rank.
-  int rank(float scaled) const {
+  HOST_DEVICE int rank(float scaled) const {
     int below = 0;
     for (float threshold : thresholds) below += scaled > threshold;
     return below;
   }
 
-  uint8_t encode(float scaled) const { return order[rank(scaled)]; }
+  HOST_DEVICE uint8_t encode(float scaled) const { return order[rank(scaled)]; }
 };
 
 // The scale of a block and the value that is coded, as bitsandbytes' CPU path computes them.
 constexpr float MIN_ABSMAX = 1e-38f;
 
-inline float clamp_to_one(float value) {
+HOST_DEVICE inline float clamp_to_one(float value) {
   return std::min(std::max(value, -1.0f), 1.0f);
 }
 

@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "host_device.h"
+
 namespace qlora {
 
 constexpr int PHILOX_ROUNDS = 10;
@@ -15,7 +17,7 @@ struct Philox4x32 {
   uint32_t word[4];
 };
 
-inline Philox4x32 philox4x32_10(Philox4x32 counter, uint32_t key0, uint32_t key1) {
+HOST_DEVICE inline Philox4x32 philox4x32_10(Philox4x32 counter, uint32_t key0, uint32_t key1) {
   for (int round = 0; round < PHILOX_ROUNDS; ++round) {
     const uint64_t product0 = uint64_t{PHILOX_FACTOR0} * counter.word[0];
     const uint64_t product2 = uint64_t{PHILOX_FACTOR2} * counter.word[2];
@@ -41,7 +43,7 @@ struct Dropout {
   }
 
   // The factor of element `index`: 0 or 1 / (1 - p).
-  float factor(uint64_t index) const {
+  HOST_DEVICE float factor(uint64_t index) const {
     const Philox4x32 counter{
         {static_cast<uint32_t>(index), static_cast<uint32_t>(index >> 32), 0, 0}};
     const uint32_t word =

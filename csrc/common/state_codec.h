@@ -8,6 +8,7 @@
 
 #include "blockwise8.h"
 #include "element.h"
+#include "host_device.h"
 
 namespace qlora {
 
@@ -58,7 +59,7 @@ struct StateCodec {
     }
   }
 
-  uint8_t encode(float scaled) const {
+  HOST_DEVICE uint8_t encode(float scaled) const {
     const uint32_t bits = bits_of(scaled);
     const bool is_negative = SIGNED && bits >> 31 != 0;
     uint32_t word = std::clamp(bits & 0x7fffffffu, LEAST, MOST) - LEAST;

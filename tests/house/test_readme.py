@@ -14,7 +14,12 @@ README = read(Path("README.md"))
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 EXAMPLES = [text for language, text in BLOCK.findall(README) if language == "python"]
 ROOMS = Path("qlora_kernels/ops")
-BACKENDS = {"reference": "reference.py", "cpu": "native_kernel.py", "triton": "triton_kernel.py"}
+BACKENDS = {
+    "reference": "reference.py",
+    "cpu": "native_kernel.py",
+    "triton": "triton_kernel.py",
+    "cuda": "cuda_kernel.py",
+}
 NOT_MAPPED = (ROOMS, Path("tests"), Path("bench"))  # the op table lists the rooms; the rest mirrors
 
 

@@ -21,7 +21,7 @@ def test_the_native_backend_is_built():
 def test_unknown_names_are_refused():
     with (
         pytest.raises(
-            qk.InputError, match="use_backend: name should be one of cpu, triton, reference"
+            qk.InputError, match="use_backend: name should be one of cpu, triton, cuda, reference"
         ),
         qk.use_backend("tpu"),
     ):
@@ -114,4 +114,4 @@ def test_the_environment_cannot_name_what_there_is_not():
     done = run_with("tpu", "import qlora_kernels")
     assert done.returncode == 1
     line = done.stderr.splitlines()[-1]
-    assert "QLORA_BACKEND: its value should be one of cpu, triton, reference, was 'tpu'" in line
+    assert "QLORA_BACKEND: its value should be one of cpu, triton, cuda, reference, was 'tpu'" in line

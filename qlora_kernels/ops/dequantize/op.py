@@ -13,9 +13,9 @@ from qlora_kernels.checks import FLOATS, InputError, check_dtype
 from qlora_kernels.dispatch import Room, define
 from qlora_kernels.formats import QuantizedTensor
 from qlora_kernels.formats.quantized_tensor import SCHEMA, unflatten
-from qlora_kernels.ops.dequantize import native_kernel, reference, triton_kernel
+from qlora_kernels.ops.dequantize import cuda_kernel, native_kernel, reference, triton_kernel
 
-ROOM = Room("dequantize", native_kernel, triton_kernel, reference)
+ROOM = Room("dequantize", native_kernel, triton_kernel, cuda_kernel, reference)
 
 
 def dequantize(

@@ -1,0 +1,65 @@
+// The module qlora_kernels._cuda: addresses of device memory, sizes and a stream as integers; each
+// function launches its kernels and returns at once. Python has checked the tensors before.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
+#include <bit>
+#include <optional>
+
+#include "../cuda/launchers.h"
+
+namespace py = pybind11;
+using qlora::ElementType;
+using qlora::NUM_CODES;
+using qlora::cuda::Output;
+using qlora::cuda::Scales;
+using qlora::cuda::Weight;
+
+namespace {
+
+template <class Value>
+Value* pointer(uintptr_t address) {
+  return reinterpret_cast<Value*>(address);
+}
+
+cudaStream_t stream_of(uintptr_t stream) {
+  return reinterpret_cast<cudaStream_t>(stream);
+}
+
+// `scales`: addresses of (scales, nested_absmax, map, offset), the last three 0 for plain ones.
+Weight weight_of(uintptr_t codes, const std::array<uintptr_t, 4>& scales,
+                 const std::optional<std::array<float, NUM_CODES>>& codebook,
+                 const std::array<int64_t, 2>& shape, unsigned block_size) {
+  Weight weight;
+  weight.codes = pointer<const uint8_t>(codes);
+  weight.scales = {pointer<const void>(scales[0]), pointer<const float>(scales[1]),
+                   pointer<const float>(scales[2]), pointer<const float>(scales[3])};
+  weight.is_int8 = !codebook;
+  if (codebook) std::copy(codebook->begin(), codebook->end(), weight.codebook);
+  weight.n = shape[0];
+  weight.k = shape[1];
+  weight.block_shift = std::countr_zero(block_size);
+  return weight;
+}
+
+void dequantize(const Weight& weight, uintptr_t out, ElementType type, uintptr_t stream) {
+  qlora::cuda::dequantize(weight, {pointer<void>(out), type}, stream_of(stream));
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_cuda, module) {
+  module.doc() = "CUDA kernels; qlora_kernels.gpu.cuda_module loads them.";
+  py::enum_<ElementType>(module, "ElementType")
+      .value("float32", ElementType::float32)
+      .value("bfloat16", ElementType::bfloat16)
+      .value("float16", ElementType::float16);
+  py::class_<Weight>(module, "Weight")
+      .def(py::init(&weight_of), py::arg("codes"), py::arg("scales"), py::arg("codebook"),
+           py::arg("shape"), py::arg("block_size"));
+  module.def("dequantize", dequantize);
+#ifdef QLORA_EMULATION
+  module.def("set_schedule", emulation::set_schedule);
+#endif
+}

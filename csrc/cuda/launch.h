@@ -1,0 +1,45 @@
+// How kernels are launched, and errors of CUDA told: `op: what CUDA says`.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+namespace qlora::cuda {
+
+inline void check(const char* op, cudaError_t error) {
+  if (error == cudaSuccess) return;
+  throw std::runtime_error(std::string(op) + ": " + cudaGetErrorString(error));
+}
+
+struct Launch {
+  const char* op;  // for errors
+  dim3 grid, block;
+  size_t shared_bytes;  // dynamic
+  cudaStream_t stream;
+};
+
+// kernel(arguments...) on the stream; a grid without blocks is no launch.
+template <class... Parameters, class... Arguments>
+void launch(const Launch& how, void (*kernel)(Parameters...), Arguments&&... arguments) {
+  if (how.grid.x == 0 || how.grid.y == 0 || how.grid.z == 0) return;
+  check(how.op, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                     static_cast<int>(how.shared_bytes)));
+  cudaLaunchConfig_t config{};
+  config.gridDim = how.grid;
+  config.blockDim = how.block;
+  config.dynamicSmemBytes = how.shared_bytes;
+  config.stream = how.stream;
+  check(how.op, cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...));
+}
+
+inline int num_multiprocessors(const char* op) {
+  int device = 0, count = 0;
+  check(op, cudaGetDevice(&device));
+  check(op, cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
+  return count;
+}
+
+}  // namespace qlora::cuda
