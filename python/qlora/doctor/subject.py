@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 import qlora_kernels as qk
 from qlora.data import Example, read_examples
 from qlora.data.encode import pad_token
+from qlora.doctor.gradients import LayerGradient, layer_gradients
 from qlora.doctor.samples import Budget, sample
 from qlora.doctor.token_losses import TokenLosses, token_losses
 from qlora.models import load_model
@@ -113,6 +114,15 @@ class Subject:
         """Of the examples of a set, by the tuned model or the base; computed once."""
         return self.once(
             name, tuned, lambda: token_losses(self.model, self.examples(name), self.pad_id)
+        )
+
+    def gradients(self, tuned: bool) -> dict[str, LayerGradient]:
+        """Of every linear layer's full weight, on training examples; computed once."""
+        examples, seed = self.examples("training"), self.budget.seed
+        return self.once(
+            "gradients",
+            tuned,
+            lambda: layer_gradients(self.model, tuned, examples, self.pad_id, seed),
         )
 
     def once(self, what: str, tuned: bool, compute: Callable[[], Value]) -> Value:

@@ -3,7 +3,13 @@
 from collections.abc import Callable
 
 from qlora.doctor.facts import Fact
-from qlora.doctor.measures import effective_rank, generalization_gap, unchanged_parameters
+from qlora.doctor.measures import (
+    captured_gradient,
+    effective_rank,
+    generalization_gap,
+    unchanged_parameters,
+    untargeted_gradient,
+)
 from qlora.doctor.subject import Subject
 from qlora_kernels.errors import InputError
 
@@ -13,6 +19,8 @@ Progress = Callable[[int, int, str], None]
 MEASURES: dict[str, Callable[[Subject], list[Fact]]] = {
     "parameters that never changed": unchanged_parameters.measure,
     "ranks of the updates": effective_rank.measure,
+    "what the adapters can follow": captured_gradient.measure,
+    "what other layers are asked for": untargeted_gradient.measure,
     "training against validation": generalization_gap.measure,
 }
 
