@@ -107,8 +107,35 @@ MEASURED_KINDS = {
         "of the full weight gradient, what the adapters' row and column spaces can express",
         "|P_B G + G P_A - P_B G P_A|^2 / |G|^2",
     ),
+    "captured_gradient_start": Kind(
+        "share", "the same directions against the gradient of the base", "as captured_gradient"
+    ),
+    "captured_by_chance": Kind(
+        "share",
+        "what as many random directions would hold",
+        "1 - (1 - rank / in) (1 - rank / out)",
+    ),
+    "capturable_gradient": Kind(
+        "share",
+        "what the best new directions hold, as many as the rank",
+        "sum of the largest sigma(G)^2 / |G|^2",
+    ),
+    "gradient_left": Kind(
+        "ratio", "the gradient of adapted layers at the end", "|G| / |G| of the base"
+    ),
     "untargeted_gradient": Kind(
         "share", "of gradient energy, what falls on linear layers without adapter", "energy / all"
+    ),
+    "untargeted_density": Kind(
+        "ratio", "the same per weight", "energy per weight without adapter / with one"
+    ),
+    "untargeted_capturable": Kind(
+        "share",
+        "of what adapters of that rank could follow everywhere, what is there",
+        "sum of the largest sigma(G)^2 without adapter / of all",
+    ),
+    "untargeted_left": Kind(
+        "ratio", "the gradient there at the end", "|G| / |G| of the base, without adapter"
     ),
     "effective_rank": Kind(
         "share of the rank", "directions that updates s B A use", "exp(entropy of s^2) / rank"
