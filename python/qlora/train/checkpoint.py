@@ -39,7 +39,7 @@ class Manifest:
 
 
 def save(run: Run, state: TrainState, metrics_bytes: int) -> Path:
-    """Write the checkpoint of now and drop all but the last ones."""
+    """Write the checkpoint of now and drop old ones."""
     folder = run.files.checkpoints / f"{PREFIX}{state.step:06d}"
     manifest = Manifest(state, run.identity, randomness.capture(), metrics_bytes)
     with whole_folder(folder) as temporary:
@@ -48,20 +48,26 @@ def save(run: Run, state: TrainState, metrics_bytes: int) -> Path:
             shutil.copytree(run.files.adapter, temporary / "best")
         save_file(_optimizer_tensors(run), temporary / OPTIMIZER)
         (temporary / MANIFEST).write_text(json.dumps(asdict(manifest)), encoding="utf-8")
-    _drop_old(run.files.checkpoints, run.settings.keep)
+    _drop_old(run.files.checkpoints, run.settings.keep, state.step - state.watched.steps_away)
     return folder
 
 
-def latest(folder: Path) -> Path | None:
-    """The last checkpoint of a folder of checkpoints."""
-    return max(folder.glob(f"{PREFIX}[0-9]*"), key=_step_of, default=None)
+def latest(folder: Path, step: int | None = None) -> Path | None:
+    """The last checkpoint of a folder of checkpoints, of those up to `step` if it is given."""
+    return max(_up_to(step, folder), key=_step_of, default=None)
+
+
+def copy_adapter(checkpoint: Path, folder: Path) -> None:
+    """Copy the adapter that was current at a checkpoint, whole or not at all."""
+    with whole_folder(folder) as temporary:
+        shutil.copytree(checkpoint / "adapter", temporary, dirs_exist_ok=True)
 
 
 def read_manifest(folder: Path) -> Manifest:
     """Read checkpoint.json; raises InputError where it cannot be."""
     try:
         values = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        return Manifest(**{**values, "state": TrainState(**values["state"])})
+        return Manifest(**{**values, "state": TrainState.from_json(values["state"])})
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(f"resume: {folder / MANIFEST} should be readable: {error}") from error
 
@@ -109,12 +115,22 @@ def _optimizer_names(run: Run) -> list[str]:
     return [names[id(p)] for group in run.optimizer.param_groups for p in group["params"]]
 
 
-def _drop_old(folder: Path, keep: int) -> None:
-    """Rename before removing, so that a half-removed checkpoint never looks like one."""
-    for old in sorted(folder.glob(f"{PREFIX}[0-9]*"), key=_step_of)[:-keep]:
-        old.rename(folder / f".{old.name}.old")
+def _drop_old(folder: Path, keep: int, good_step: int) -> None:
+    """Keep the last ones, and the last of a step up to `good_step`, which a run may fall back to.
+
+    Rename before removing, so that a half-removed checkpoint never looks like one.
+    """
+    good = latest(folder, good_step)
+    for old in sorted(_up_to(None, folder), key=_step_of)[:-keep]:
+        if old != good:
+            old.rename(folder / f".{old.name}.old")
     for left in folder.glob(".*"):  # also what a killed run left half-written
         shutil.rmtree(left)
+
+
+def _up_to(step: int | None, folder: Path) -> list[Path]:
+    every = list(folder.glob(f"{PREFIX}[0-9]*"))
+    return every if step is None else [path for path in every if _step_of(path) <= step]
 
 
 def _step_of(folder: Path) -> int:

@@ -38,8 +38,8 @@ def run(arguments: argparse.Namespace) -> int:
     logging.getLogger("qlora_kernels").setLevel(logging.WARNING)  # the report says it shorter
     from rich.console import Console  # the rest takes seconds to import
 
+    from qlora.train.action import Diverged
     from qlora.train.result import describe_end
-    from qlora.train.step import Diverged
     from qlora.train.trainer import train
 
     try:

@@ -18,7 +18,7 @@ Identity = dict[str, Any]
 FREE = {
     *("model", "data", "validation", "validation_split", "output", "resume", "epochs", "steps"),
     *("gradient_checkpointing", "evaluate_every", "patience", "save_every", "keep"),
-    "optimizer_memory",
+    *("optimizer_memory", "preflight"),
 }
 SAME_BITS = {"paged-adamw-8bit": "adamw-8bit"}  # where states lie decides nothing
 SAMPLES = 1024  # values per parameter that the model's digest reads

@@ -4,14 +4,15 @@ import math
 
 from qlora.evaluation import evaluate
 from qlora.train import checkpoint
+from qlora.train.action import Diverged, advise
 from qlora.train.interrupts import Interrupts
 from qlora.train.metrics import Journal
 from qlora.train.result import Ending
-from qlora.train.rows import EvaluationRow, WarningRow
+from qlora.train.rows import EvaluationRow
 from qlora.train.run import Run
 from qlora.train.state import TrainState
-from qlora.train.step import Diverged, take_step
-from qlora.train.stopping import exhausted, norm_jump
+from qlora.train.step import take_step
+from qlora.train.stopping import exhausted
 
 
 def train_loop(run: Run, state: TrainState, journal: Journal, interrupts: Interrupts) -> Ending:
@@ -30,7 +31,7 @@ def train_loop(run: Run, state: TrainState, journal: Journal, interrupts: Interr
             saved = state.step
         if ending:
             return ending
-        _step(run, state, journal)
+        journal.record(take_step(run, state, journal.record))
 
 
 def _ending(run: Run, state: TrainState, interrupts: Interrupts) -> Ending | None:
@@ -40,14 +41,6 @@ def _ending(run: Run, state: TrainState, interrupts: Interrupts) -> Ending | Non
         return "finished"
     early = exhausted(state.evaluations_without_gain, run.settings.patience)
     return "stopped early" if early else None
-
-
-def _step(run: Run, state: TrainState, journal: Journal) -> None:
-    row = take_step(run, state)
-    journal.record(row)
-    if warning := norm_jump(state.gradient_norms, row.gradient_norm):
-        journal.record(WarningRow(row.step, warning))
-    state.note_norm(row.gradient_norm)
 
 
 def _evaluation_due(run: Run, state: TrainState) -> bool:
@@ -63,7 +56,8 @@ def _evaluate(run: Run, state: TrainState, journal: Journal, interrupts: Interru
     if result is None:  # it stays due
         return
     if not math.isfinite(result.loss):
-        raise Diverged(state.step, "validation loss", result.loss)
+        problem = f"validation loss should be finite, was {result.loss}"
+        raise Diverged(state.step, problem, "not-finite", None, advise(run.settings, []))
     best = state.note_evaluation(result.loss)
     if best:
         run.method.save(run.files.adapter)

@@ -49,6 +49,18 @@ def describe_optimizer(optimizer: torch.optim.Optimizer) -> str:
     return f"{text}, paged: where memory runs out" if settings.paged else text
 
 
+def states_to_come(optimizer: torch.optim.Optimizer) -> int:
+    """Bytes of memory that the first step takes for states; what is paged out takes none."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    if optimizer.state:
+        return 0
+    if not isinstance(optimizer, qk.optim.AdamW):
+        return qk.optim.state_bytes(parameters, 32)
+    settings = optimizer.settings
+    size = qk.optim.state_bytes(parameters, settings.bits)
+    return min(size, settings.memory_budget or 0) if settings.paged else size
+
+
 def describe_paging(stats: Mapping[str, Any]) -> str:
     """One line after the last step."""
     if not stats["copies"]:

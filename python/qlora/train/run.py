@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ from torch.nn import Parameter
 from transformers import PreTrainedModel
 
 from qlora.data import Example
+from qlora.guard.watch.update_ratio import UpdateMeter
 from qlora.train.identity import Identity
 from qlora.train.methods.method import Method
 from qlora.train.order import RowOrder
@@ -80,6 +82,11 @@ class Run:
     def parameters(self) -> dict[str, Parameter]:
         """What is trained."""
         return self.method.parameters
+
+    @cached_property
+    def update_meter(self) -> UpdateMeter:
+        """Of what is trained."""
+        return UpdateMeter(self.parameters.values())
 
     @property
     def evaluate_every(self) -> int:

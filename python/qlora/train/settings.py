@@ -137,6 +137,12 @@ class TrainSettings:
         0, "of adapters, dropout, split and order; the same seed gives the same bits"
     )
 
+    preflight: bool = setting(
+        True,
+        "before the first step, without changing anything, prove that every adapter receives a"
+        " gradient, that labels are left and that memory suffices; --no-preflight where one of"
+        " them is not so on purpose, as with experts that hardly any row reaches",
+    )
     evaluate_every: int | None = setting(
         None, "steps between validations; default 10 in a run and one an epoch at least"
     )

@@ -1,13 +1,14 @@
 """The one mutable thing of a run beside its weights, optimizer and random generators."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
-from qlora.train.stopping import HISTORY
+from qlora.guard.watch.watched import Watched
 
 
 @dataclass
 class TrainState:
-    """Counters, and what evaluations and gradient norms have shown so far."""
+    """Counters, and what evaluations and the watch have seen so far."""
 
     step: int = 0  # optimizer steps done; also the position in the data
     tokens: int = 0
@@ -16,11 +17,12 @@ class TrainState:
     best_step: int | None = None
     best_loss: float | None = None
     evaluations_without_gain: int = 0
-    gradient_norms: list[float] = field(default_factory=list)  # the last ones
+    watched: Watched = field(default_factory=Watched)
 
-    def note_norm(self, norm: float) -> None:
-        """Add a gradient norm to the history."""
-        self.gradient_norms = [*self.gradient_norms, norm][-HISTORY:]
+    @staticmethod
+    def from_json(values: dict[str, Any]) -> "TrainState":
+        """The inverse of `dataclasses.asdict`."""
+        return TrainState(**{**values, "watched": Watched(**values["watched"])})
 
     def note_evaluation(self, loss: float) -> bool:
         """Add a validation loss; True where it is the best so far."""

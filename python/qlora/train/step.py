@@ -1,13 +1,13 @@
-"""One optimizer step: accumulate, check, clip, update."""
+"""One optimizer step: accumulate, clip, judge, update."""
 
 import math
 import time
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 
+from qlora.guard.watch.judge import judge
 from qlora.objective import loss_sum, supervise
+from qlora.train.action import Record, act_on
 from qlora.train.memory import peak_bytes
 from qlora.train.rows import StepRow
 from qlora.train.run import Run
@@ -15,29 +15,12 @@ from qlora.train.schedule import learning_rate_share
 from qlora.train.state import TrainState
 
 
-@dataclass
-class Diverged(Exception):
-    """A number that is not finite; no weight has been touched by it."""
-
-    step: int
-    what: str  # "loss", "gradient norm" or "validation loss"
-    value: float
-    kept: list[Path] = field(default_factory=list)  # adapters that are good
-
-    def __str__(self) -> str:
-        kept = " and ".join(map(str, self.kept)) or "no adapter"
-        return (
-            f"{self.what} should be finite, was {self.value} at step {self.step}; kept {kept}"
-            " (try a lower --learning-rate or --max-norm, or --format int8)"
-        )
-
-
-def take_step(run: Run, state: TrainState) -> StepRow:
-    """Train on the next rows; raises Diverged, no weight changed, where a number is not finite.
+def take_step(run: Run, state: TrainState, record: Record = lambda row: None) -> StepRow:
+    """Train on the next rows; raises Diverged, no weight changed, where the watch says stop.
 
         gradient = d/dtheta  (sum of losses over all forward passes) / (their supervised tokens)
 
-    so accumulation gives what one large forward pass would.
+    so accumulation gives what one large forward pass would. Warnings of the watch are recorded.
     """
     start = time.perf_counter()
     settings, optimizer = run.settings, run.optimizer
@@ -45,12 +28,13 @@ def take_step(run: Run, state: TrainState) -> StepRow:
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * share
     loss, norm, tokens = _gradients(run, state.step)
-    for what, value in (("loss", loss), ("gradient norm", norm)):
-        if not math.isfinite(value):
-            optimizer.zero_grad()
-            raise Diverged(state.step + 1, what, value)
+    reading = state.watched.read(loss, norm)
+    act_on(judge(state.watched, reading, state.step + 1), run, state, record)
+    before = run.update_meter.sample()
     optimizer.step()
+    update_ratio = run.update_meter.ratio_since(before)
     optimizer.zero_grad()
+    state.watched.note(reading)
     seconds = time.perf_counter() - start
     state.step += 1
     state.tokens += tokens
@@ -65,6 +49,9 @@ def take_step(run: Run, state: TrainState) -> StepRow:
         tokens_per_second=tokens / seconds,
         seconds=state.seconds,
         memory_bytes=peak_bytes(run.model.device),
+        loss_z=reading.loss_z,
+        gradient_norm_z=reading.gradient_norm_z,
+        update_ratio=update_ratio,
     )
 
 
@@ -81,5 +68,5 @@ def _gradients(run: Run, step: int) -> tuple[float, float, int]:
         total += loss.detach()
     max_norm = run.settings.max_norm or math.inf
     norm = torch.nn.utils.clip_grad_norm_(run.parameters.values(), max_norm)
-    loss_value, norm_value = torch.stack([total, norm]).tolist()  # the step's only wait for a GPU
+    loss_value, norm_value = torch.stack([total, norm]).tolist()  # waits for a GPU
     return loss_value, norm_value, sum(batch.batch.num_tokens for batch in batches)

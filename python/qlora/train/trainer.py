@@ -6,9 +6,11 @@ from pathlib import Path
 from rich.console import Console
 
 import qlora_kernels as qk
+from qlora.guard.preflight.check import Preflight, preflight
 from qlora.settings import to_yaml
+from qlora.train.action import Diverged
 from qlora.train.alone import alone_in
-from qlora.train.checkpoint import latest
+from qlora.train.checkpoint import copy_adapter, latest
 from qlora.train.interrupts import Interrupts
 from qlora.train.loop import train_loop
 from qlora.train.memory import peak_bytes
@@ -24,7 +26,6 @@ from qlora.train.rows import Sink, StepRow, WarningRow
 from qlora.train.run import Run
 from qlora.train.settings import TrainSettings
 from qlora.train.state import TrainState
-from qlora.train.step import Diverged
 from qlora_kernels.files import write_text
 
 
@@ -36,25 +37,39 @@ def train(settings: TrainSettings, console: Console | None = None) -> TrainResul
     """
     place = find_place(settings)
     run, state, metrics_bytes = prepare(settings, place)
+    due = settings.preflight and state.step < run.steps
+    checked = preflight(run, state) if due else None
     with alone_in(run.files.folder):
-        return _train(run, state, metrics_bytes, place, console)
+        return _train(run, state, (place, metrics_bytes), checked, console)
 
 
 def _train(
-    run: Run, state: TrainState, metrics_bytes: int, place: Place, console: Console | None
+    run: Run,
+    state: TrainState,
+    continued: tuple[Place, int],
+    checked: Preflight | None,
+    console: Console | None,
 ) -> TrainResult:
     settings, model = run.settings, qk.nn.describe(run.model)
+    place, metrics_bytes = continued
     write_text(run.files.settings, to_yaml(replace(settings, resume=None, output=run.files.folder)))
     if console:
-        console.print(describe_start(run, model, place.checkpoint), soft_wrap=True, highlight=False)
+        lines = [
+            describe_start(run, model, place.checkpoint),
+            *([checked.describe()] if checked else []),
+        ]
+        console.print("\n".join(lines), soft_wrap=True, highlight=False)
     journal = _open_journal(run, state, metrics_bytes, console)
     try:
+        if checked and checked.warning:
+            journal.record(WarningRow(state.step, checked.warning, "few-labels"))
         with Interrupts() as interrupts:
             ending = train_loop(run, state, journal, interrupts)
         if not run.validation and ending == "finished":
             run.method.save(run.files.adapter)
     except Diverged as failure:
-        _save_last_good(run, failure, journal)
+        _save_last_good(run, state, failure)
+        journal.record(failure.row)
         raise
     finally:
         journal.close()
@@ -87,14 +102,18 @@ def _open_journal(
     return Journal(JsonLines(files.metrics, metrics_bytes), others)
 
 
-def _save_last_good(run: Run, failure: Diverged, journal: Journal) -> None:
-    """Keep the best adapter; keep the one of now too, which the failed step has not touched."""
+def _save_last_good(run: Run, state: TrainState, failure: Diverged) -> None:
+    """Keep the best adapter, and the last good one: that of now, or of a checkpoint before."""
     kept = [run.files.adapter] if run.files.adapter.exists() else []
-    if failure.what != "validation loss":
-        kept.append(run.files.last_good if kept else run.files.adapter)
-        run.method.save(kept[-1])
+    place = run.files.last_good if kept else run.files.adapter
+    checkpoint = latest(run.files.checkpoints, failure.good_step)
+    if failure.good_step == state.step:
+        run.method.save(place)
+        kept.append(place)
+    elif failure.good_step is not None and checkpoint:
+        copy_adapter(checkpoint, place)
+        kept.append(place)
     failure.kept = kept
-    journal.record(WarningRow(failure.step, str(failure)))
 
 
 def _draw(run: Run) -> Path | None:

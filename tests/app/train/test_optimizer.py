@@ -107,10 +107,10 @@ def test_killed_in_the_middle_of_a_paged_run(settings, unpaged):
 def test_a_paged_run_goes_on_without_pages(settings, unpaged, monkeypatch):
     plain = loop.take_step
 
-    def crash(run, state):
+    def crash(run, state, *rest):
         if state.step == 6:
             raise KeyboardInterrupt
-        return plain(run, state)
+        return plain(run, state, *rest)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(loop, "take_step", crash)

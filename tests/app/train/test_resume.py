@@ -32,10 +32,10 @@ class Crash(Exception):
 def crash_before(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = loop.take_step
 
-    def take_step(run, state):
+    def take_step(run, state, *rest):
         if state.step == step:
             raise Crash
-        return plain(run, state)
+        return plain(run, state, *rest)
 
     monkeypatch.setattr(loop, "take_step", take_step)
 
@@ -129,10 +129,10 @@ def test_a_signal_saves_a_checkpoint_between_two_others(straight, tmp_path, monk
     stopped = replace(straight, output=tmp_path / "stopped")
     plain = loop.take_step
 
-    def take_step(run, state):
+    def take_step(run, state, *rest):
         if state.step == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        return plain(run, state)
+        return plain(run, state, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "take_step", take_step)

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from qlora.train import step as step_module
+from qlora.train.action import Diverged
 from qlora.train.prepare import prepare
 from qlora.train.resume import find_place
 from qlora.train.state import TrainState
-from qlora.train.step import Diverged, take_step
+from qlora.train.step import take_step
 
 
 def first_gradients(settings, **changes):

@@ -16,11 +16,11 @@ from qlora.evaluation import evaluate
 from qlora.models import load_tuned
 from qlora.settings import from_sources
 from qlora.train import step as step_module
+from qlora.train.action import Diverged
 from qlora.train.metrics import read_rows
 from qlora.train.prepare import make_rows, read_sets
 from qlora.train.rows import EvaluationRow, StepRow, WarningRow
 from qlora.train.settings import TrainSettings
-from qlora.train.step import Diverged
 from qlora.train.trainer import train
 
 
@@ -129,7 +129,29 @@ def test_divergence_keeps_the_last_good_adapter(settings, monkeypatch, validatio
     assert (folder / "curves.png").exists()
     warning = read_rows(folder / "metrics.jsonl")[-1]
     assert isinstance(warning, WarningRow)
-    assert warning.step == 6
+    assert (warning.step, warning.cause) == (6, "not-finite")
+    assert warning.nonfinite > 0
+    assert "try --learning-rate 0.0017, or --max-norm 0.33, or more bits" in text
+
+
+def test_a_loss_that_is_lost_stops_and_goes_back(settings):
+    """At once too high a rate: 50 steps at more than twice the base's perplexity."""
+    made = settings(steps=200, learning_rate=0.15, patience=0, validation_split=0.0, save_every=1)
+    made = replace(made, lr_schedule="constant", keep=2)
+    with pytest.raises(Diverged) as failure:
+        train(made)
+    assert failure.value.cause == "loss-away"
+    good = failure.value.good_step
+    assert good < 5
+    assert f"for 50 steps in a row at step {good + 50}; kept {made.folder}/adapter" in str(
+        failure.value
+    )
+    [kept] = failure.value.kept
+    names = sorted(path.name for path in (made.folder / "checkpoints").iterdir())
+    assert names == [f"checkpoint-{n:06d}" for n in (good, good + 48, good + 49)]
+    then = load_file(made.folder / f"checkpoints/{names[0]}/adapter/adapter_model.safetensors")
+    saved = load_file(kept / "adapter_model.safetensors")
+    assert all(torch.equal(saved[name], then[name]) for name in then)
 
 
 def test_a_gradient_jump_is_a_loud_warning(settings, monkeypatch):
@@ -146,6 +168,10 @@ def test_a_gradient_jump_is_a_loud_warning(settings, monkeypatch):
     [warning] = [row for row in read_rows(result.metrics) if isinstance(row, WarningRow)]
     assert warning.step == 25
     assert "times its running median" in warning.message
+    assert "most of it in model.layers." in warning.message
+    assert "sonnets.txt, or lower the learning rate" in warning.message
+    assert warning.cause == "gradient-norm-jump"
+    assert len(warning.layers) == 8
     assert f"WARNING  step 25: {warning.message}" in console.file.getvalue()
 
 

@@ -60,6 +60,11 @@ class Bottleneck(InOneFile):
         for name, block in blocks.items():
             block.register_forward_hook(_behind(self.networks[name]))
 
+    def partner(self, name: str) -> str | None:
+        """What goes down waits for what goes up."""
+        network, _, part = name.rpartition(".down.")
+        return f"{network}.up.weight" if part and network else None
+
     def describe(self) -> str:
         """How many, and where."""
         values, blocks = parameter_count(self.parameters), len(self.networks)

@@ -34,6 +34,10 @@ class Full:
             for name, parameter in self.parameters.items():
                 parameter.copy_(tensors[name])
 
+    def partner(self, name: str) -> str | None:
+        """A trained model's weights are not zero."""
+        return None
+
     def describe(self) -> str:
         """How many."""
         return f"all {parameter_count(self.parameters):,} parameters"

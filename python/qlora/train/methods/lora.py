@@ -25,6 +25,12 @@ class Lora:
         """Copies into the parameters, which the optimizer goes on to hold."""
         qk.load_adapter(self.model, folder)
 
+    def partner(self, name: str) -> str | None:
+        """A's is B, and B's is A."""
+        layer, _, part = name.rpartition(".")
+        other = {"lora_a": "lora_b", "lora_b": "lora_a"}.get(part)
+        return f"{layer}.{other}" if other else None
+
     def describe(self) -> str:
         """Rank, number and kinds of layers, and what is trained beside them."""
         names = qk.nn.describe(self.model).adapted

@@ -23,6 +23,11 @@ class Method(Protocol):
     def load(self, folder: Path) -> None:
         """Take back what `save` wrote; InputError if it does not fit."""
 
+    def partner(self, name: str) -> str | None:
+        """The parameter that this one is multiplied with: while one is zero, the other has no
+        gradient. None for a parameter that always has one.
+        """
+
     def describe(self) -> str:
         """One line for people: what is trained, and where."""
 

@@ -38,3 +38,7 @@ class InOneFile:
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(tensors[name])
+
+    def partner(self, name: str) -> str | None:
+        """Virtual tokens are multiplied with the model's weights alone."""
+        return None

@@ -1,0 +1,1 @@
+"""What keeps a run from failing quietly: `preflight` before its first step, `watch` in each."""
