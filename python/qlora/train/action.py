@@ -80,8 +80,9 @@ def sources(run: Run, step: int) -> tuple[str, ...]:
 
 def advise(settings: TrainSettings, brittle: list[str]) -> str:
     """What to try next, as flags: clipping, a lower rate, more bits for brittle layers."""
+    rate = settings.decided.learning_rate / LESS
     norm = settings.max_norm / LESS if settings.max_norm else 1.0
-    steps = [f"--learning-rate {settings.decided.learning_rate / LESS:.2g}", f"--max-norm {norm:.2g}"]
+    steps = [f"--learning-rate {rate:.2g}", f"--max-norm {norm:.2g}"]
     if brittle:
         wider = "none" if settings.format == "int8" else "int8"
         pattern = " ".join(f"{name}={wider}" for name in brittle)

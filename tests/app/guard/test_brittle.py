@@ -63,12 +63,12 @@ def test_norms_and_counts_by_module():
 
 
 def test_the_advice_is_flags_that_exist(settings):
-    made = settings(learning_rate=3e-4, max_norm=1.0)
+    made = settings(learning_rate=3e-4, max_norm=1.0).following(1000)
     assert advise(made, ["a.b", "c.d"]) == (
         "try --learning-rate 0.0001, or --max-norm 0.33, or more bits where gradients meet coarse"
         " codes: --format-pattern a.b=int8 c.d=int8"
     )
-    assert "a.b=none" in advise(settings(format="int8"), ["a.b"])
+    assert "a.b=none" in advise(settings(format="int8").following(1000), ["a.b"])
     assert "--format-pattern" not in advise(made, [])
 
 
