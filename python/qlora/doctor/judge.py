@@ -87,12 +87,15 @@ class Opinion:
         ]
         return sum(known) / sum(weights)
 
+    @property
+    def score(self) -> float:
+        """Log-odds."""
+        return math.fsum([self.rule.prior, *(weight for weight, _ in self.contributions)])
+
     @cached_property
     def confidence(self) -> float:
         """In (0, 1)."""
-        score = self.rule.prior + math.fsum(weight for weight, _ in self.contributions)
-        seen = 1 - UNSEEN_SHARE * (1 - self.coverage)
-        return seen / (1 + math.exp(-score))
+        return (1 - UNSEEN_SHARE * (1 - self.coverage)) * _sigmoid(self.score)
 
     @property
     def evidence(self) -> tuple[str, ...]:
@@ -104,36 +107,45 @@ class Opinion:
         """The sentence that speaks most against it."""
         return next((sentence for weight, sentence in self.contributions if weight < 0), None)
 
-    @property
+    @cached_property
     def missing(self) -> str | None:
-        """The most telling fact that is not known."""
-        unknown = [c for c, verdict in self.verdicts if verdict == "unknown"]
-        best = max(unknown, key=lambda c: max(abs(c.weight), abs(c.against)), default=None)
-        return None if best is None else best.fact
+        """The fact that would settle it: the most telling unknown one, if it can still be true."""
+        unknown = [c for c, verdict in self.verdicts if verdict == "unknown" and c.weight > 0]
+        if not unknown:
+            return None
+        score = math.fsum([self.score, *(c.weight for c in unknown)])
+        if _sigmoid(score) < LEAST_CONFIDENCE:
+            return None
+        return max(unknown, key=lambda c: max(c.weight, c.against)).fact
+
+
+def _sigmoid(score: float) -> float:
+    return 1 / (1 + math.exp(-score))
 
 
 def _finding(opinion: Opinion, opinions: Mapping[Cause, Opinion]) -> Finding:
+    """A finding; other causes of the same look are ruled out, or need a fact that is missing."""
     rule = opinion.rule
-    others = [(cause, opinions[cause]) for cause in rule.confused_with]
-    open_questions = [
-        (cause, other) for cause, other in others if other.confidence < LEAST_CONFIDENCE
-    ]
+    others = [opinions[cause] for cause in rule.confused_with]
+    others = [other for other in others if other.confidence < LEAST_CONFIDENCE]
+    ruled_out = tuple(
+        (other.rule.cause, other.strongest_against)
+        for other in others
+        if other.missing is None and other.strongest_against is not None
+    )
+    unsettled = tuple(
+        f"{other.rule.cause}: {other.missing} would tell ({KINDS[other.missing].meaning})"
+        for other in (opinion, *others)
+        if other.missing is not None
+    )
     return Finding(
         rule.cause,
         opinion.confidence,
         rule.title,
         opinion.evidence,
-        tuple(
-            (cause, other.strongest_against)
-            for cause, other in open_questions
-            if other.strongest_against is not None
-        ),
+        ruled_out,
         rule.fix(suggestions(opinion.facts)),
         rule.experiment,
         rule.next_steps,
-        tuple(
-            f"{cause}: {other.missing} would tell ({KINDS[other.missing].meaning})"
-            for cause, other in open_questions
-            if other.strongest_against is None and other.missing is not None
-        ),
+        unsettled,
     )

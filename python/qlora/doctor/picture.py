@@ -44,7 +44,7 @@ def draw(curves: Curves, diagnosis: Diagnosis, path: Path) -> Path:
     rows[0][0].set_ylabel("loss / loss at the start")
     rows[1][0].set_ylabel("gradient norm / its median")
     rows[1][0].set_yscale("log")
-    rows[0][0].legend(frameon=False, fontsize=8)
+    rows[0][1].legend(frameon=False, fontsize=8)  # the healthy run has both curves
     return write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))
 
 

@@ -15,7 +15,7 @@ from qlora.doctor.curves import Curves, Series
 
 FILE = Path(__file__).parent / "reference_curves.json"
 FIELDS = ("training", "validation", "gradient_norm")
-MOST_POINTS = 120  # of a series: more than a panel can show
+MOST_SHOWN = 120  # of a series: more than a panel can show
 DIGITS = 4
 
 
@@ -34,7 +34,7 @@ def to_record(curves: Curves, source: str) -> dict[str, Any]:
 
 
 def _pairs(series: Series) -> list[list[float]]:
-    stride = -(-len(series) // MOST_POINTS)
+    stride = -(-len(series) // MOST_SHOWN)
     places = sorted({*range(0, len(series), stride), len(series) - 1})
     return [[float(series.steps[i]), float(f"{series.values[i]:.{DIGITS}g}")] for i in places]
 

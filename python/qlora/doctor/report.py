@@ -44,7 +44,7 @@ def _describe(finding: Finding, number: int) -> Iterator[str]:
     for cause, why in finding.ruled_out:
         yield from _paragraph(f"   not {cause}: ", why)
     for question in finding.unsettled:
-        yield from _paragraph("   could be ", question)
+        yield from _paragraph("   open: ", question)
     yield from _paragraph("   fix         ", finding.fix)
     yield from _paragraph("   experiment  ", finding.experiment)
     for place, step in enumerate(finding.next_steps):

@@ -9,6 +9,8 @@ from qlora.doctor.facts import Fact
 BEFORE = 20  # records whose median a jump is measured from
 LEAST_BEFORE = 5  # with fewer there is no usual value to jump from
 COUNTS_AS_JUMP = 5.0  # deviations; less is noise, from which there is nothing to recover
+LEAST_SPREAD = 1e-3  # nats: records are rounded to about as much
+LEAST_NORM = 1e-9  # a usual norm below it is no gradient, and nothing to compare with
 AFTER = 10  # records in which a jump may go back
 
 
@@ -25,7 +27,7 @@ def _loss_jump(training: Series) -> list[Fact]:
     jumps = values[LEAST_BEFORE:] - medians
     place = int(jumps.argmax())
     at, jump, usual = place + LEAST_BEFORE, float(jumps[place]), float(medians[place])
-    z = jump / spreads[place] if spreads[place] > 0 else 0.0
+    z = jump / max(float(spreads[place]), LEAST_SPREAD)
     step = training.steps[at]
     facts = [
         Fact(
@@ -47,7 +49,7 @@ def _norm_jump(norms: Series) -> list[Fact]:
         return []
     medians, _ = _usual(values)
     ratios = numpy.divide(
-        values[LEAST_BEFORE:], medians, out=numpy.ones_like(medians), where=medians > 0
+        values[LEAST_BEFORE:], medians, out=numpy.ones_like(medians), where=medians > LEAST_NORM
     )
     place = int(ratios.argmax())
     at, ratio = place + LEAST_BEFORE, float(ratios[place])

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from qlora.doctor.curves import Curves, series
-from qlora.spelling import did_you_mean
 from qlora_kernels.errors import InputError
 
 STEP = ("step", "global_step", "train_global_step", "steps", "iteration", "iter")
@@ -46,11 +45,10 @@ def require_loss(where: str, matched: dict[str, str], found: Iterable[str]) -> N
     """Raise InputError where there is no training loss."""
     if "training" not in matched:
         names = list(found)
-        near = did_you_mean("loss", map(plain, names))
         listed = ", ".join(names[:12]) or "nothing"
         raise InputError(
             f"doctor: {where} should have the training loss as loss, train_loss or training_loss,"
-            f" had {listed}{near}"
+            f" had {listed}"
         )
 
 

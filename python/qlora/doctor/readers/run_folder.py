@@ -21,7 +21,8 @@ STEP_FIELDS = {
 def read_run(path: Path) -> Curves:
     """Curves of the rows of kind step and evaluation; other kinds and keys are passed over."""
     points: Points = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    *whole, _ = path.read_text(encoding="utf-8").split("\n")  # empty, or cut off by a kill
+    for number, line in enumerate(whole, start=1):
         row = _row(path, number, line)
         if row.get("kind") == "step":
             add_row(points, row, STEP_FIELDS)

@@ -15,7 +15,7 @@ OVERFITTING = Rule(
             " probability of every token",
         ),
         Condition(
-            "validation_rise", ">", 0.05, 1.5, 0.5,
+            "validation_rise", ">", 0.05, 2.5, 0.5,
             says="{detail}, while training went on falling",
             denies="validation never rose again",
             reason="a twentieth of a nat is more than validations scatter",
