@@ -112,7 +112,7 @@ def test_a_table_writes_where_it_is_told(tmp_path: Path, capsys):
     [
         ([], "RUN (or env) should be given"),
         (["gone"], "gone should be a run, was not found"),
-        (["--recnt", "x"], "did you mean '--recent'?"),
+        (["--recents", "x"], "did you mean '--recent'?"),
         ([str(FIXTURES), "--probe", "gone.txt"], "--probe should be a file, was gone.txt"),
     ],
 )
