@@ -18,6 +18,7 @@ from qlora.spelling import did_you_mean
 # name -> module and what `qlora --help` says about it, so that no module is imported for that.
 # A module has HELP (a sentence or more), EXAMPLES, add_arguments(parser) and run(arguments).
 COMMANDS = {
+    "recipe": ("qlora.recipe.command", "settings for a data file, and what is wrong with it"),
     "train": ("qlora.train.command", "fine-tune a model: 4-bit base, LoRA adapters"),
     "evaluate": ("qlora.evaluate", "loss, perplexity and accuracy on a data set"),
     "generate": ("qlora.generate", "continue a prompt, with or without an adapter"),

@@ -64,6 +64,20 @@ def load_model(path: str | Path, dtype: str = "auto") -> tuple[PreTrainedModel, 
         return model.eval(), _from_pretrained(AutoTokenizer, path)
 
 
+def load_tokenizer(path: str | Path) -> Any:
+    """The tokenizer alone, of a folder (which needs no weights) or a .gguf file.
+
+    Raises InputError for a place that holds none.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(
+            f"load_tokenizer: {path} should be a folder or .gguf file, is absent"
+        )
+    with _quiet_transformers():
+        return _from_pretrained(AutoTokenizer, path)
+
+
 def load_tuned(
     path: str | Path,
     adapter: str | Path | None,

@@ -26,6 +26,7 @@ class Example:
     labels: list[int]
     kind: Kind
     source: str  # "train.jsonl line 7", for messages
+    cut: int = 0  # tokens at its end that did not fit
 
     def __len__(self) -> int:
         return len(self.input_ids)

@@ -36,9 +36,9 @@ def read_examples(
     examples: list[Example] = []
     cut = skipped = 0
     for source, row in _with_progress(list(read_rows(path)), f"tokenizing {path.name}"):
-        for whole in _encode(tokenizer, row, max_length, source):
-            example = _shortened(whole, max_length)
-            cut += example is not whole
+        for whole in encode_row(tokenizer, row, max_length, source):
+            example = shortened(whole, max_length)
+            cut += example.cut > 0
             _check_vocabulary(example, vocab_size)
             if example.num_supervised:
                 examples.append(example)
@@ -55,7 +55,8 @@ def read_examples(
     return examples
 
 
-def _encode(tokenizer: Any, row: Row, length: int, source: str) -> list[Example]:
+def encode_row(tokenizer: Any, row: Row, length: int, source: str) -> list[Example]:
+    """A row's examples, whole; documents in pieces of at most `length` tokens."""
     if "text" in row:
         return encode_text(tokenizer, row["text"], length, source)
     if "messages" in row:
@@ -63,10 +64,12 @@ def _encode(tokenizer: Any, row: Row, length: int, source: str) -> list[Example]
     return [encode_completion(tokenizer, row["prompt"], row["completion"], source)]
 
 
-def _shortened(example: Example, length: int) -> Example:
+def shortened(example: Example, length: int) -> Example:
+    """Its first `length` tokens."""
     if len(example) <= length:
         return example
-    return replace(example, input_ids=example.input_ids[:length], labels=example.labels[:length])
+    ids, labels = example.input_ids[:length], example.labels[:length]
+    return replace(example, input_ids=ids, labels=labels, cut=len(example) - length)
 
 
 def _check_vocabulary(example: Example, vocab_size: int | None) -> None:

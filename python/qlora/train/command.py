@@ -35,7 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Train; returns the exit code."""
     settings = from_arguments(TrainSettings, arguments)
-    logging.getLogger("qlora_kernels").setLevel(logging.WARNING)  # the report says it shorter
+    logging.getLogger("qlora_kernels").setLevel(logging.WARNING)  # the report says it shorter,
+    logging.getLogger("qlora.data").setLevel(logging.ERROR)  # and the lints longer
     from rich.console import Console  # the rest takes seconds to import
 
     from qlora.train.action import Diverged

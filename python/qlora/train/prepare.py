@@ -1,12 +1,13 @@
 """From settings to a run that is ready to train. Nothing is written here."""
 
 import math
-import random
 
 from transformers import PreTrainedModel
 
 from qlora.data import Example, pack, read_examples
 from qlora.data.encode import pad_token
+from qlora.data.split import held_out, num_held_out
+from qlora.lint import Notice
 from qlora.models import load_model
 from qlora.objective import vocabulary_size
 from qlora.probe import check_model
@@ -14,6 +15,7 @@ from qlora.recipe.rules import NAMES
 from qlora.train import checkpoint, randomness
 from qlora.train.checkpoint import Manifest
 from qlora.train.identity import identity
+from qlora.train.lints import lint_run
 from qlora.train.methods import make_method
 from qlora.train.optimizer import build_optimizer
 from qlora.train.order import RowOrder
@@ -42,7 +44,10 @@ def prepare(settings: TrainSettings, place: Place) -> tuple[Run, TrainState, int
     steps = settings.steps or math.ceil(settings.epochs * order.steps_per_epoch)
     mine = identity(settings, steps, model, (training, validation))
     manifest = None
-    if place.checkpoint:
+    notices: tuple[Notice, ...] = ()
+    if place.checkpoint is None:  # else its run has told them
+        notices = lint_run(settings, model, tokenizer, (training, validation))
+    else:
         manifest = checkpoint.read_manifest(place.checkpoint)
         checkpoint.check_identity(place.checkpoint, manifest.identity, mine)
         method.load(place.checkpoint / "adapter")
@@ -59,6 +64,7 @@ def prepare(settings: TrainSettings, place: Place) -> tuple[Run, TrainState, int
         pad_id=pad_token(tokenizer),
         identity=mine,
         by_recipe=by_recipe,
+        notices=notices,
     )
     return (run, *_resume(run, place, manifest))
 
@@ -74,13 +80,13 @@ def read_sets(
         return examples, read_examples(path, tokenizer, length, vocab_size=vocabulary)
     if not settings.validation_split:
         return examples, []
-    held = max(1, round(settings.validation_split * len(examples)))
+    held = num_held_out(len(examples), settings.validation_split)
     if held >= len(examples):
         raise InputError(
             f"train: validation_split should leave examples to train on, was"
             f" {settings.validation_split} of {len(examples)} (0 trains without validation)"
         )
-    chosen = set(random.Random(f"{settings.seed}/split").sample(range(len(examples)), held))
+    chosen = set(held_out(len(examples), held, settings.seed))
     training = [example for i, example in enumerate(examples) if i not in chosen]
     return training, [examples[i] for i in sorted(chosen)]
 

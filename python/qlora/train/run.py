@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from qlora.data import Example
 from qlora.guard.watch.update_ratio import UpdateMeter
+from qlora.lint import Notice
 from qlora.train.identity import Identity
 from qlora.train.methods.method import Method
 from qlora.train.order import RowOrder
@@ -77,6 +78,7 @@ class Run:
     pad_id: int
     identity: Identity
     by_recipe: tuple[str, ...] = ()  # the settings that followed the data
+    notices: tuple[Notice, ...] = ()  # what lints found in the data and the settings
 
     @property
     def parameters(self) -> dict[str, Parameter]:

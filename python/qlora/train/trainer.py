@@ -1,5 +1,6 @@
 """`train(settings)`: one run from settings to adapter, the same from Python and the shell."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from rich.console import Console
 
 import qlora_kernels as qk
 from qlora.guard.preflight.check import Preflight, preflight
+from qlora.lint import Notice, describe
 from qlora.settings import to_yaml
 from qlora.train.action import Diverged
 from qlora.train.alone import alone_in
@@ -59,6 +61,7 @@ def _train(
             *([checked.describe()] if checked else []),
         ]
         console.print("\n".join(lines), soft_wrap=True, highlight=False)
+        _tell(run.notices, console)
     journal = _open_journal(run, state, metrics_bytes, console)
     try:
         if checked and checked.warning:
@@ -90,6 +93,12 @@ def _train(
         peak_memory_bytes=peak_bytes(run.model.device),
         paging=paging_stats(run.optimizer),
     )
+
+
+def _tell(notices: Sequence[Notice], console: Console) -> None:
+    """What the lints found; texts of the data are in it, so nothing is markup."""
+    if notices:
+        console.print(describe(notices), soft_wrap=True, highlight=False, markup=False)
 
 
 def _open_journal(

@@ -1,0 +1,3 @@
+from app.lint.conftest import write
+
+__all__ = ["write"]  # the fixture
