@@ -49,6 +49,7 @@ SECTIONS: tuple[tuple[tuple[str, str | None], ...], ...] = (
     ),
     (
         ("patience", "early stopping: so many validations without a gain end the run"),
+        ("preflight", "proves before the first step that every adapter gets a gradient"),
         ("seed", "the same seed gives the same bits"),
     ),
 )
