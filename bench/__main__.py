@@ -14,6 +14,7 @@ from qlora_kernels.errors import InputError
 STUDIES: dict[str, str] = {
     "bases": "bench.bases",
     "codebook": "bench.codebook",
+    "doctor": "bench.doctor.command",
     "dora-step": "bench.dora_step",
     "gpu": "bench.gpu",
     "kernels-report": "bench.compile_gate",
