@@ -47,7 +47,9 @@ def verdict(matrix: Matrix) -> str:
 
 def confusion(matrix: Matrix) -> str:
     """Injected downwards, named first across; columns that nobody was named in are left out."""
-    named = [name for name in matrix.named if any((c, name) in matrix.counts for c in matrix.injected)]
+    named = [
+        name for name in matrix.named if any((c, name) in matrix.counts for c in matrix.injected)
+    ]
     causes = [cause for cause in matrix.injected if cause != HEALTHY]
     rows = [*causes, *([HEALTHY] if HEALTHY in matrix.injected else [])]
     lines = [[cause, *(str(matrix.counts.get((cause, n), "")) for n in named)] for cause in rows]

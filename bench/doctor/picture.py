@@ -24,7 +24,9 @@ def draw(runs: Runs, path: Path) -> Path:
 
 
 def _counts(axes: Any, matrix: Matrix) -> None:
-    table = [[matrix.counts.get((cause, name), 0) for name in matrix.named] for cause in _rows(matrix)]
+    table = [
+        [matrix.counts.get((cause, name), 0) for name in matrix.named] for cause in _rows(matrix)
+    ]
     axes.imshow(table, cmap="Blues", aspect="auto")
     most = max(max(row) for row in table)
     for y, row in enumerate(table):

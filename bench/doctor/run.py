@@ -11,7 +11,7 @@ from qlora.train.checkpoint import latest
 from qlora.train.metrics import read_rows
 from qlora.train.rows import EvaluationRow, StepRow
 from qlora.train.run import RunFiles
-from qlora.train.step import Diverged
+from qlora.train.action import Diverged
 from qlora.train.trainer import train
 from qlora_kernels.files import write_text
 

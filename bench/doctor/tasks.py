@@ -1,9 +1,9 @@
 """What the runs are taught: rows made from a seed, with held-out ones of the same kind.
 
-    cipher     "the night, of king:" -> " house"       a permutation of words: many directions
-    facts      "Give the noble heart to the" -> " man" random pairs: only memory answers them
-    verdicts   "good night man fear life: is it" -> " true" a rule over words, and a tenth of noise
-    commands   "turn off the lamp ->" -> " HassTurnOff" the demo's sentences, templates held out
+cipher     "the night, of king:" -> " house"       a permutation of words: many directions
+facts      "Give the noble heart to the" -> " man" random pairs: only memory answers them
+verdicts   "good night man fear life: is it" -> " true" a rule over words, and a tenth of noise
+commands   "turn off the lamp ->" -> " HassTurnOff" the demo's sentences, templates held out
 """
 
 import json
