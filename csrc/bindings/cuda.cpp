@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <optional>
@@ -47,18 +48,46 @@ void dequantize(const Weight& weight, uintptr_t out, ElementType type, uintptr_t
   qlora::cuda::dequantize(weight, {pointer<void>(out), type}, stream_of(stream));
 }
 
+// `outputs`: addresses of (codes, absmax, is_bad).
+void quantize(uintptr_t input, ElementType type, const std::array<int64_t, 2>& size_and_block,
+              const std::optional<std::array<float, NUM_CODES>>& codebook,
+              const std::array<uintptr_t, 3>& outputs, uintptr_t stream) {
+  qlora::cuda::Quantize task{};
+  task.input = pointer<const void>(input);
+  task.type = type;
+  task.size = size_and_block[0];
+  task.block_shift = std::countr_zero(static_cast<uint64_t>(size_and_block[1]));
+  task.is_int8 = !codebook;
+  if (codebook) std::copy(codebook->begin(), codebook->end(), task.codebook);
+  task.codes = pointer<uint8_t>(outputs[0]);
+  task.absmax = pointer<float>(outputs[1]);
+  task.is_bad = pointer<int32_t>(outputs[2]);
+  qlora::cuda::quantize(task, stream_of(stream));
+}
+
+// `inputs`: addresses of (absmax, offset, map); `outputs`: of (codes, nested_absmax).
+void quantize_scales(const std::array<uintptr_t, 3>& inputs, int64_t size,
+                     const std::array<uintptr_t, 2>& outputs, uintptr_t stream) {
+  qlora::cuda::quantize_scales({pointer<const float>(inputs[0]), pointer<const float>(inputs[1]),
+                                pointer<const float>(inputs[2]), size, pointer<uint8_t>(outputs[0]),
+                                pointer<float>(outputs[1])},
+                               stream_of(stream));
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cuda, module) {
   module.doc() = "CUDA kernels; qlora_kernels.gpu.cuda_module loads them.";
-  py::enum_<ElementType>(module, "ElementType")
+  py::enum_<ElementType>(module, "ElementType", py::module_local())
       .value("float32", ElementType::float32)
       .value("bfloat16", ElementType::bfloat16)
       .value("float16", ElementType::float16);
-  py::class_<Weight>(module, "Weight")
+  py::class_<Weight>(module, "Weight", py::module_local())
       .def(py::init(&weight_of), py::arg("codes"), py::arg("scales"), py::arg("codebook"),
            py::arg("shape"), py::arg("block_size"));
   module.def("dequantize", dequantize);
+  module.def("quantize", quantize);
+  module.def("quantize_scales", quantize_scales);
 #ifdef QLORA_EMULATION
   module.def("set_schedule", emulation::set_schedule);
 #endif

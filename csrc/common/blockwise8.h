@@ -42,7 +42,8 @@ HOST_DEVICE inline float int8_step(float absmax) {
 HOST_DEVICE inline int8_t encode_int8(float value, float step) {
   if (step == 0.0f) return 0;
   const float code = std::nearbyint(value / step);
-  return static_cast<int8_t>(std::min(std::max(code, -INT8_MAX_CODE), INT8_MAX_CODE));
+  const float limit = INT8_MAX_CODE;  // a place in memory, which std::min refers to
+  return static_cast<int8_t>(std::min(std::max(code, -limit), limit));
 }
 
 }  // namespace qlora

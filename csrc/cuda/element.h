@@ -11,34 +11,54 @@ namespace qlora::cuda {
 
 // Two floats rounded to the nearest, ties to even; the first in the low half.
 template <class Element>
-struct Pair;
+__device__ uint32_t rounded_pair(float first, float second);
 
 template <>
-struct Pair<BFloat16> {
-  __nv_bfloat162 bits;
-  __device__ static Pair rounded(float first, float second) {
-    return {__floats2bfloat162_rn(first, second)};
-  }
-};
+__device__ __forceinline__ uint32_t rounded_pair<BFloat16>(float first, float second) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(first, second);
+  return *reinterpret_cast<const uint32_t*>(&pair);
+}
 
 template <>
-struct Pair<Float16> {
-  __half2 bits;
-  __device__ static Pair rounded(float first, float second) {
-    return {__floats2half2_rn(first, second)};
-  }
-};
+__device__ __forceinline__ uint32_t rounded_pair<Float16>(float first, float second) {
+  const __half2 pair = __floats2half2_rn(first, second);
+  return *reinterpret_cast<const uint32_t*>(&pair);
+}
 
-template <>
-struct Pair<float> {
-  float2 bits;
-  __device__ static Pair rounded(float first, float second) { return {{first, second}}; }
-};
-
-// Eight elements, written with stores of 16 bytes.
+// An element in float32, exact; to_float of a half in one instruction.
 template <class Element>
-struct alignas(16) Eight {
-  Pair<Element> pairs[4];
-};
+__device__ __forceinline__ float widened(Element value) {
+  return to_float(value);
+}
+
+template <>
+__device__ __forceinline__ float widened<Float16>(Float16 value) {
+  return __half2float(__ushort_as_half(value.bits));
+}
+
+// Eight values, rounded, by stores of 16 bytes; `out` is a multiple of that.
+template <class Element>
+__device__ __forceinline__ void store_eight(Element* out, const float (&x)[8]) {
+  if constexpr (sizeof(Element) == sizeof(float)) {
+    reinterpret_cast<float4*>(out)[0] = {x[0], x[1], x[2], x[3]};
+    reinterpret_cast<float4*>(out)[1] = {x[4], x[5], x[6], x[7]};
+  } else {
+    *reinterpret_cast<uint4*>(out) = {
+        rounded_pair<Element>(x[0], x[1]), rounded_pair<Element>(x[2], x[3]),
+        rounded_pair<Element>(x[4], x[5]), rounded_pair<Element>(x[6], x[7])};
+  }
+}
+
+// Eight values in float32, by loads of 16 bytes.
+template <class Element>
+__device__ __forceinline__ void load_eight(const Element* in, float (&x)[8]) {
+  constexpr int NUM_LOADS = sizeof(Element) * 8 / sizeof(uint4);
+  uint4 loaded[NUM_LOADS];
+#pragma unroll
+  for (int i = 0; i < NUM_LOADS; ++i) loaded[i] = reinterpret_cast<const uint4*>(in)[i];
+  const auto* elements = reinterpret_cast<const Element*>(loaded);
+#pragma unroll
+  for (int i = 0; i < 8; ++i) x[i] = widened(elements[i]);
+}
 
 }  // namespace qlora::cuda

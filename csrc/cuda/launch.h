@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
 namespace qlora::cuda {
 
@@ -40,6 +41,20 @@ inline int num_multiprocessors(const char* op) {
   check(op, cudaGetDevice(&device));
   check(op, cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
   return count;
+}
+
+inline int64_t num_blocks(int64_t size, int64_t block) {
+  return (size + block - 1) / block;
+}
+
+inline bool is_multiple_of_16(const void* address) {
+  return reinterpret_cast<uintptr_t>(address) % 16 == 0;
+}
+
+// Calls body with std::true_type or std::false_type: a choice at run time of what is compiled.
+template <class Body>
+void choose(bool value, const Body& body) {
+  value ? body(std::true_type{}) : body(std::false_type{});
 }
 
 }  // namespace qlora::cuda

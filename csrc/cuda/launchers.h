@@ -41,4 +41,32 @@ struct Output {
 // out[i] = codebook[code[i]] * absmax[i / block], rounded once to out's type
 void dequantize(const Weight& weight, const Output& out, cudaStream_t stream);
 
+// A weight that is quantized, flat; int8 where there is no codebook.
+struct Quantize {
+  const void* input;
+  ElementType type;
+  int64_t size;
+  int block_shift;
+  float codebook[NUM_CODES];
+  bool is_int8;
+  uint8_t* codes;   // [ceil(size / 2)], or [size]
+  float* absmax;    // [blocks]
+  int32_t* is_bad;  // [1]: set to 1 if a value is not finite, else left
+};
+
+// absmax = max |w| of each block, code = nearest(w / absmax)
+void quantize(const Quantize& task, cudaStream_t stream);
+
+// Block scales that are double-quantized.
+struct QuantizeScales {
+  const float *absmax, *offset;  // [size], [1]
+  const float* map;              // [256]
+  int64_t size;
+  uint8_t* codes;        // [size]
+  float* nested_absmax;  // [ceil(size / 256)]
+};
+
+// nested_absmax = max |absmax - offset| of 256, code = nearest in the map
+void quantize_scales(const QuantizeScales& task, cudaStream_t stream);
+
 }  // namespace qlora::cuda

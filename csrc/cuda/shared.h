@@ -3,6 +3,8 @@
 
 #include <cuda_runtime.h>
 
+#include <cstdint>
+
 namespace qlora::cuda {
 
 #ifdef __CUDACC__
@@ -19,6 +21,27 @@ template <class Value>
 __device__ __forceinline__ Value* dynamic_shared() {
   extern __shared__ __align__(1024) unsigned char dynamic_bytes[];
   return reinterpret_cast<Value*>(dynamic_bytes);
+}
+
+// Where dynamic shared memory starts in a kernel without static: Hopper keeps the first bytes.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+constexpr unsigned DYNAMIC_START = 1024;
+#else
+constexpr unsigned DYNAMIC_START = 0;
+#endif
+
+// The pair so many bytes behind that start. The compiler would add the start, which it does not
+// take for a constant, to every offset; here it stands in the load. `expect_dynamic_start` first.
+__device__ __forceinline__ float2 load_dynamic_pair(uint32_t offset) {
+  float2 pair;
+  asm("ld.shared.v2.f32 {%0, %1}, [%2 + %3];"
+      : "=f"(pair.x), "=f"(pair.y)
+      : "r"(offset), "n"(DYNAMIC_START));
+  return pair;
+}
+
+__device__ __forceinline__ void expect_dynamic_start() {
+  if (__cvta_generic_to_shared(dynamic_shared<void>()) != DYNAMIC_START) __trap();
 }
 
 // 16 bytes past the registers and L1; both addresses are multiples of 16.
@@ -48,6 +71,12 @@ template <class Value>
 Value* dynamic_shared() {
   return static_cast<Value*>(emulation::dynamic_shared());
 }
+
+inline float2 load_dynamic_pair(uint32_t offset) {
+  return *reinterpret_cast<const float2*>(dynamic_shared<char>() + offset);
+}
+
+inline void expect_dynamic_start() {}
 
 inline void copy_async_16(void* shared, const void* global) {
   emulation::copy_later(shared, global, 16);

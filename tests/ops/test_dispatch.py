@@ -114,4 +114,6 @@ def test_the_environment_cannot_name_what_there_is_not():
     done = run_with("tpu", "import qlora_kernels")
     assert done.returncode == 1
     line = done.stderr.splitlines()[-1]
-    assert "QLORA_BACKEND: its value should be one of cpu, triton, cuda, reference, was 'tpu'" in line
+    assert (
+        "QLORA_BACKEND: its value should be one of cpu, triton, cuda, reference, was 'tpu'" in line
+    )

@@ -28,10 +28,10 @@ from qlora_kernels.checks import FLOATS, InputError, check_dtype
 from qlora_kernels.dispatch import Room, define
 from qlora_kernels.formats import QuantizedTensor, QuantSpec
 from qlora_kernels.formats.codebooks import FORMATS
-from qlora_kernels.ops.quantize import native_kernel, reference, triton_kernel
+from qlora_kernels.ops.quantize import cuda_kernel, native_kernel, reference, triton_kernel
 from qlora_kernels.ops.quantize.rule import checked_importance, column_importance
 
-ROOM = Room("quantize", native_kernel, triton_kernel, reference)
+ROOM = Room("quantize", native_kernel, triton_kernel, cuda_kernel, reference)
 
 
 def quantize(

@@ -1,0 +1,56 @@
+"""Codes and scales are the reference's, bit for bit."""
+
+import pytest
+import torch
+
+import qlora_kernels as qk
+from native.guarded import guarded
+from native.test_codecs import PARTS, bits, weights
+from qlora_kernels.formats.codebooks import FORMATS
+from qlora_kernels.gpu import cuda_module
+from qlora_kernels.testing.cases import FLOAT_DTYPES
+
+SIZES = (0, 1, 33, 65, 2048, 4097, 20001)
+
+
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
+@pytest.mark.parametrize("block_size", [32, 64, 4096])
+@pytest.mark.parametrize("format", ["nf4", "fp4", "int8"])
+def test_bits(cuda: None, format: str, block_size: int, dtype: torch.dtype):
+    for size in SIZES:
+        w = weights(size).to(dtype).nan_to_num()
+        for double_quant in (False, True):
+            ours = qk.quantize(w, format, block_size, double_quant)
+            with qk.use_backend("reference"):
+                truth = qk.quantize(w, format, block_size, double_quant)
+            for name in PARTS:
+                left, right = getattr(ours, name), getattr(truth, name)
+                assert (left is None) == (right is None)
+                assert left is None or torch.equal(bits(left), bits(right)), f"{name} of {size}"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_the_first_value_that_is_not_finite(cuda: None, value: float):
+    for index in (0, 64, 999):
+        w = weights(1000)
+        w[index], w[-1] = value, value
+        with pytest.raises(qk.InputError, match=rf"was {value} at \[{index}\]"):
+            qk.quantize(w)
+
+
+@pytest.mark.parametrize("format", ["nf4", "int8"])
+def test_outputs_stay_inside_their_memory(cuda: None, format: str):
+    w = weights(5001)
+    truth = qk.quantize(w, format, double_quant=False)
+    module = cuda_module.kernels()
+    for offset in (0, 1):
+        with guarded() as memory:
+            codes = memory.empty(truth.codes.shape, torch.uint8, offset)
+            absmax = memory.empty(truth.scales.shape, offset=offset)
+            is_bad = memory.empty((1,), torch.int32)
+            moved = memory.empty(w.shape, offset=offset)
+            moved.copy_(w)
+            outputs = [part.data_ptr() for part in (codes, absmax, is_bad)]
+            how = (cuda_module.element(w), [5001, 64], FORMATS[format].codebook)
+            module.quantize(moved.data_ptr(), *how, outputs, 0)
+            assert torch.equal(codes, truth.codes) and torch.equal(absmax, truth.scales)
