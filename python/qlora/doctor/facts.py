@@ -164,11 +164,31 @@ MEASURED_KINDS = {
     "calibration_error_validation": Kind(
         "share", "confidence minus accuracy, validation", "expected calibration error"
     ),
+    "overconfidence": Kind(
+        "share", "how much surer than right it is on validation", "confidence - accuracy"
+    ),
     "drift_validation": Kind(
         "nats", "base loss on validation above training", "difference of means, two-sample test"
     ),
     "drift_recent": Kind(
         "nats", "base loss on recent data above training", "difference of means, two-sample test"
+    ),
+    **{
+        f"drift_{name}_{end}": Kind(unit, f"{meaning} ({name})", formula)
+        for name in ("validation", "recent")
+        for end, unit, meaning, formula in (
+            ("probability", "probability", "random splits differ as much", "permutation test"),
+            (
+                "tokens",
+                "bits",
+                "distance of token frequencies",
+                "JSD - its mean over random splits",
+            ),
+            ("tokens_probability", "probability", "random splits are as far", "permutation test"),
+        )
+    },
+    "recent_loss_increase": Kind(
+        "nats", "loss of the tuned model on recent data above training", "difference of means"
     ),
     "forgetting": Kind("nats", "loss on probe text above the base's", "adapter - base"),
     "forgetting_divergence": Kind("nats", "distance from the base on probe text", "KL(base|tuned)"),
@@ -176,7 +196,7 @@ MEASURED_KINDS = {
         "ratio", "relative error of quantized layers' outputs", "|x(W - W4)| / |xW|"
     ),
     "quantization_loss": Kind(
-        "share", "metric of the 4-bit base below that of the 16-bit one", "1 - metric4 / metric16"
+        "share", "probability of right tokens that the quantized base lost", "1 - p4 / p16"
     ),
     "supervised_share": Kind("share", "tokens with a label", "labels not masked / all"),
     "characters_per_token": Kind("characters", "of the training text", "characters / tokens"),

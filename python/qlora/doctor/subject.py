@@ -141,6 +141,11 @@ class Subject:
         """Fills rows up."""
         return pad_token(self.tokenizer)
 
+    @property
+    def probe_name(self) -> str:
+        """What the probe text is called in a sentence."""
+        return "plain English" if self.probe_file is None else self.probe_file.name
+
     def _read(self, name: Set) -> list[Example]:
         length = self.settings.sequence_length
         path = self.recent_file if name == "recent" else self.probe_file or PROBE

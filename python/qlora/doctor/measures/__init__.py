@@ -4,9 +4,15 @@ from collections.abc import Callable
 
 from qlora.doctor.facts import Fact
 from qlora.doctor.measures import (
+    calibration_error,
     captured_gradient,
+    drift,
     effective_rank,
+    forgetting,
     generalization_gap,
+    quantization_error,
+    scripts,
+    supervision,
     unchanged_parameters,
     untargeted_gradient,
 )
@@ -17,11 +23,18 @@ Progress = Callable[[int, int, str], None]
 
 # What a person reads while it is measured -> who measures it.
 MEASURES: dict[str, Callable[[Subject], list[Fact]]] = {
+    "labels": supervision.measure,
+    "scripts": scripts.measure,
     "parameters that never changed": unchanged_parameters.measure,
     "ranks of the updates": effective_rank.measure,
     "what the adapters can follow": captured_gradient.measure,
     "what other layers are asked for": untargeted_gradient.measure,
     "training against validation": generalization_gap.measure,
+    "how sure it is": calibration_error.measure,
+    "validation against training data": drift.measure_validation,
+    "recent against training data": drift.measure_recent,
+    "what it forgot": forgetting.measure,
+    "what quantization lost": quantization_error.measure,
 }
 
 
