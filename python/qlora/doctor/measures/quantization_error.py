@@ -6,8 +6,8 @@
 W is read from the model folder, W4 is what it became. Gaussian weights lose 0.09 in NF4, outputs
 about as much where inputs are spread evenly; a layer far above the others has weights or inputs
 that a common scale serves badly: it is the one to keep in int8 or 16 bits. p is the geometric mean
-of the probabilities that the base gives the right tokens, so `loss` says how much worse it starts, not
-what adapters, which were trained on W4, have made good. Both over about a thousand tokens.
+of the probabilities that the base gives the right tokens, so `loss` says how much worse it starts,
+not what adapters, which were trained on W4, have made good. Both over about a thousand tokens.
 """
 
 from statistics import median

@@ -68,7 +68,7 @@ def test_a_harder_set_is_found_and_a_like_one_is_not():
 
 def test_a_recent_file_of_another_kind(run, tmp_path):
     recent = tmp_path / "recent.jsonl"
-    lines = ({"text": f"Tisch {n} kostet {7 * n} Taler, Ware {n} ist rar."} for n in range(30))
+    lines = ({"text": f"Tisch {n} kostet {7 * n} Taler, alles wird rarer."} for n in range(30))
     recent.write_text("\n".join(map(json.dumps, lines)))
     subject = Subject.open(run(), recent=recent)
     facts = {fact.name: fact for fact in drift.measure_recent(subject)}
