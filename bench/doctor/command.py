@@ -15,7 +15,7 @@ from rich.table import Table
 from bench.doctor.base import make_base
 from bench.doctor.diagnosis import diagnosed, rejudged
 from bench.doctor.experiment import Trial
-from bench.doctor.matrix import HEALTHY, matrix_of
+from bench.doctor.matrix import HEALTHY, fully_known, matrix_of
 from bench.doctor.page import verdict
 from bench.doctor.record import read_record, rewrite_record, write_record
 from bench.doctor.run import trained
@@ -92,7 +92,7 @@ def examined(arguments: argparse.Namespace, console: Console) -> Runs | None:
 
 def report(runs: Sequence[dict[str, Any]], console: Console) -> None:
     """Print the confusion matrix of our trainer's runs, and who was taken for what."""
-    matrix = matrix_of([run for run in runs if run["trainer"] == "qlora"])
+    matrix = matrix_of(fully_known(runs))
     causes = sorted(matrix.injected, key=lambda cause: cause == HEALTHY)
     letters = {name: str(number) for number, name in enumerate(matrix.named, start=1)}
     table = Table(title="injected against named first", caption_justify="left")

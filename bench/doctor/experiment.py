@@ -19,7 +19,10 @@ RECIPE: Mapping[str, Any] = {
     "packing": False,  # a row is an example: a batch of the poisoned run is what it should be
     "steps": 150,
     "learning_rate": 3e-3,  # a small model, a short run
+    "rank": 16,
+    "alpha": 32.0,
     "lora_plus_ratio": 1.0,
+    "max_norm": 1.0,
     "weight_decay": 0.01,
     "warmup": 0.05,
     "dropout": 0.0,
@@ -34,7 +37,7 @@ RECIPE: Mapping[str, Any] = {
 class Experiment:
     """A run of `task` with `settings` over RECIPE; healthy where `cause` is None.
 
-    twin: the healthy experiment that shows what the fault costs. exam: which rows show it.
+    twin: the healthy experiment that shows what the fault costs.
     change: what happens to the data. injection: what happens to the program.
     trainer: `hugging-face` leaves a trainer_state.json and nothing else to the doctor.
     """
@@ -49,7 +52,6 @@ class Experiment:
     change: Change | None = None
     injection: Injection = nullcontext
     trainer: Literal["qlora", "hugging-face"] = "qlora"
-    exam: Literal["exam", "validation"] = "exam"
 
 
 @dataclass(frozen=True)

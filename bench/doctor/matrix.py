@@ -54,6 +54,11 @@ def first_named(run: Mapping[str, Any]) -> str:
     return str(run["findings"][0]["cause"]) if run["findings"] else NOTHING
 
 
+def fully_known(runs: Runs) -> Runs:
+    """Those of our trainer, which the doctor could measure; where there are none, all."""
+    return [run for run in runs if run["trainer"] == "qlora"] or runs
+
+
 def harm(run: Mapping[str, Any], runs: Runs) -> dict[str, float] | None:
     """The twin's loss and accuracy on the exam, of the same seed; None where there is no twin."""
     for other in runs:

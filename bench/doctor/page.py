@@ -4,15 +4,16 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bench.doctor.matrix import HEALTHY, Matrix, first_named, harm, matrix_of, unique
+from bench.doctor.matrix import HEALTHY, Matrix, first_named, fully_known, harm, matrix_of, unique
 
 Runs = Sequence[Mapping[str, Any]]
+FIRST_DEVELOPMENT_SEED = 100
 
 
 def page(record: Mapping[str, Any]) -> str:
     """The whole page, in Markdown."""
     runs = record["runs"]
-    ours = [run for run in runs if run["trainer"] == "qlora"]
+    ours = fully_known(runs)
     parts = [
         "# Faults put into training runs on purpose, and what `qlora doctor` names",
         _origin(record),
@@ -27,9 +28,9 @@ def page(record: Mapping[str, Any]) -> str:
     if curves_only := [run for run in runs if run["trainer"] != "qlora"]:
         parts += [
             "## From a trainer_state.json alone",
-            "The same faults in runs of Hugging Face's Trainer with peft: nothing but the curves that"
-            " it wrote, no model, no data. Confidence is that of the first finding, its mean; beside"
-            " it that of the same experiment where the doctor could measure.",
+            "The same faults in runs of Hugging Face's Trainer with peft: nothing but the curves"
+            " that it wrote, no model, no data. Confidence is that of the first finding, its mean;"
+            " beside it that of the same experiment where the doctor could measure.",
             trainer_states(curves_only, ours),
         ]
     return "\n\n".join(parts) + "\n"
@@ -126,6 +127,15 @@ def _origin(record: Mapping[str, Any]) -> str:
     return (
         f"{len(runs)} runs (seeds {seeds}){took} on {machine['cpu']}, commit {record['commit']},"
         f" {record['date']}{judged}. The model is the test fixture (0.9 million parameters) in NF4,"
-        " its tasks are made from the seed; thresholds were set on other seeds, those of"
-        " [development](development/README.md). From `record.json` by `make doctor-bench`."
+        f" its tasks are made from the seed. {_tuned(runs)} From `record.json` by"
+        " `python -m bench doctor`."
+    )
+
+
+def _tuned(runs: Runs) -> str:
+    if all(run["seed"] >= FIRST_DEVELOPMENT_SEED for run in runs):
+        return "The doctor's thresholds were set on these runs."
+    return (
+        "The doctor's thresholds were set on other seeds, those of"
+        " [development](development/README.md); nobody tuned anything on these."
     )

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.doctor.matrix import HEALTHY, Matrix, matrix_of
+from bench.doctor.matrix import HEALTHY, Matrix, fully_known, matrix_of
 
 Runs = Sequence[Mapping[str, Any]]
 
@@ -13,13 +13,13 @@ def draw(runs: Runs, path: Path) -> Path:
     """Write the picture, without a display: counts, and each fault's validation losses."""
     from matplotlib.figure import Figure
 
-    ours = [run for run in runs if run["trainer"] == "qlora"]
+    ours = fully_known(runs)
     matrix = matrix_of(ours)
     figure = Figure(figsize=(13, 5.5), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     _counts(left, matrix)
     _curves(right, [run for run in ours if run["seed"] == ours[0]["seed"]])
-    figure.savefig(path, dpi=90)
+    figure.savefig(path, dpi=75)
     return path
 
 

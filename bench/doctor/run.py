@@ -6,16 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from bench.doctor.experiment import RECIPE, Trial
+from bench.doctor.hugging_face import train_with_hugging_face
 from qlora.evaluate import EvaluateSettings, evaluate_file
+from qlora.storage import Format
+from qlora.train.action import Diverged
 from qlora.train.checkpoint import latest
 from qlora.train.metrics import read_rows
 from qlora.train.rows import EvaluationRow, StepRow
 from qlora.train.run import RunFiles
-from qlora.train.action import Diverged
 from qlora.train.trainer import train
 from qlora_kernels.files import write_text
 
 Outcome = dict[str, Any]
+VALIDATION = ("validation_step", "validation")
 POINTS = 20  # of a recorded training curve
 
 
@@ -34,6 +37,15 @@ def trained(trial: Trial) -> Outcome | None:
 def _train(trial: Trial) -> Outcome | None:
     trial.write_data()
     files = RunFiles(trial.folder / "run")
+    if trial.experiment.trainer == "hugging-face":
+        losses = train_with_hugging_face(trial)
+        training = training_curve(losses["training_step"], losses["training"])
+        return {
+            **identity(trial),
+            "ending": "finished",
+            "curve": {**training, **{name: losses[name] for name in VALIDATION}},
+            "exam": examine(trial, files, "none"),
+        }
     try:
         with trial.experiment.injection():
             result = train(trial.settings)
@@ -66,7 +78,7 @@ def identity(trial: Trial) -> Outcome:
     }
 
 
-def examine(trial: Trial, files: RunFiles) -> dict[str, float]:
+def examine(trial: Trial, files: RunFiles, format: Format = "nf4") -> dict[str, float]:
     """Loss and exactly right answers of what the run ended with, on rows it never saw."""
     checkpoint = latest(files.checkpoints)
     adapter = files.adapter if checkpoint is None else checkpoint / "adapter"
@@ -75,6 +87,7 @@ def examine(trial: Trial, files: RunFiles) -> dict[str, float]:
             trial.base,
             trial.folder / "data" / "exam.jsonl",
             adapter,
+            format,
             sequence_length=trial.settings.sequence_length,
             packing=False,
             batch_size=32,

@@ -69,7 +69,7 @@ def foreign_cipher(seed: int, num_train: int) -> Rows:
 
 
 def facts(seed: int, num_train: int) -> Rows:
-    """Who holds what; each fact is trained on in three forms of words and examined in the fourth."""
+    """Who holds what; each fact is learned in three forms of words and examined in the fourth."""
     random = Random(f"facts/{seed}")
     pairs = random.sample(list(product(QUALITIES, COMMON[:20])), FACTS)
     train, held_out = list[Row](), list[Row]()
