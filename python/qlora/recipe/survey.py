@@ -42,10 +42,7 @@ def survey(settings: RecipeSettings, told: TrainSettings) -> Survey:
         tokenized = None
     else:
         tokenized = _tokenize(settings, rows)
-        count = len(tokenized.examples) + len(tokenized.unlearnable)
-        exact = tokenized.out_of is None
-        if not exact:
-            count = round(count * len(rows) / SAMPLE)
+        count, exact = _scaled(tokenized, rows)
     notices = [*few_examples(count), *lint(_passages(settings, told), tokenized)]
     return Survey(count, exact, tuple(notices))
 
@@ -68,6 +65,16 @@ def _estimate(rows: list[tuple[str, Row]], length: int) -> tuple[int, bool]:
     documents = [row["text"] for _, row in rows if "text" in row]
     pieces = sum(-(-len(text) // (CHARACTERS_PER_TOKEN * length)) or 1 for text in documents)
     return len(rows) - len(documents) + pieces, not documents
+
+
+def _scaled(tokenized: Tokenized, rows: list[tuple[str, Row]]) -> tuple[int, bool]:
+    """The same from a sample: only documents are more than one example each."""
+    counted = len(tokenized.examples) + len(tokenized.unlearnable)
+    if tokenized.out_of is None:
+        return counted, True
+    if not any("text" in row for _, row in rows):
+        return len(rows), True
+    return round(counted * len(rows) / SAMPLE), False
 
 
 def _tokenize(settings: RecipeSettings, rows: list[tuple[str, Row]]) -> Tokenized:

@@ -117,6 +117,8 @@ def test_long_files_are_sampled(write, tiny, capsys, monkeypatch):
     whole = record(capsys, write(rows[:100]), "--model", tiny, "--sequence-length", 32)
     assert not seen["exact"]
     assert seen["num_examples"] == pytest.approx(12 * whole["num_examples"], rel=0.1)
+    pairs_alone = record(capsys, write(pairs(0, 900)), "--model", tiny)
+    assert (pairs_alone["num_examples"], pairs_alone["exact"]) == (900, True)
 
 
 def test_json_has_settings_reasons_and_notices(write, capsys):
