@@ -86,11 +86,16 @@ CURVE_KINDS = {
         "the same against the usual noise",
         "jump / (1.4826 x median deviation)",
     ),
+    "loss_jumps": Kind(
+        "count", "how often the loss jumped", "steps above 8 deviations, neighbours as one"
+    ),
     "loss_jump_recovered": Kind(
         "share", "how much of the jump was gone soon after", "1 - rest after 10 steps / jump"
     ),
     "gradient_norm_jump": Kind(
-        "ratio", "largest jump of the gradient's norm", "norm / median of the 20 steps before"
+        "ratio",
+        "largest jump of the gradient's norm",
+        "norm / largest of the 20 steps before (and the median)",
     ),
     "nonfinite_steps": Kind("steps", "steps with a loss or norm that is not a number", "count"),
     "zero_gradient_steps": Kind("share", "steps without any gradient", "norm = 0 / all"),
@@ -199,6 +204,11 @@ MEASURED_KINDS = {
         "share", "probability of right tokens that the quantized base lost", "1 - p4 / p16"
     ),
     "supervised_share": Kind("share", "tokens with a label", "labels not masked / all"),
+    "unanswered_examples": Kind(
+        "share",
+        "examples that teach only where to stop",
+        "examples without a label but the end token / all",
+    ),
     "characters_per_token": Kind("characters", "of the training text", "characters / tokens"),
     "unknown_script": Kind(
         "share", "of the text in scripts that the tokenizer hardly knows", "characters / all"
@@ -207,6 +217,9 @@ MEASURED_KINDS = {
 
 DERIVED_KINDS = {
     "relative_fall": Kind("share", "of the loss that training took off", "training_fall / initial"),
+    "captured_ratio": Kind(
+        "ratio", "captured against chance", "captured_gradient / captured_by_chance"
+    ),
     "gap_explained": Kind(
         "share", "of the gap that the base has too", "1 - gap_learned / generalization_gap"
     ),

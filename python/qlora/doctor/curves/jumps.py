@@ -1,6 +1,7 @@
 """The largest jump of loss and gradient norm, and whether the run came back from it."""
 
 import numpy
+from numpy.typing import NDArray
 
 from qlora.doctor.curves.series import Curves, Numbers, Series
 from qlora.doctor.curves.statistics import MAD_TO_DEVIATION
@@ -8,8 +9,8 @@ from qlora.doctor.facts import Fact
 
 BEFORE = 20  # records whose median a jump is measured from
 LEAST_BEFORE = 5  # with fewer there is no usual value to jump from
-COUNTS_AS_JUMP = 5.0  # deviations; less is noise, from which there is nothing to recover
-LEAST_SPREAD = 1e-3  # nats: records are rounded to about as much
+COUNTS_AS_JUMP = 8.0  # deviations; batches of unequal difficulty stay below 6
+LEAST_SPREAD = 0.02  # nats: where the loss is as good as zero, less than this is no jump
 LEAST_NORM = 1e-9  # a usual norm below it is no gradient, and nothing to compare with
 AFTER = 10  # records in which a jump may go back
 
@@ -26,14 +27,16 @@ def _loss_jump(training: Series) -> list[Fact]:
     medians, spreads = _usual(values)
     jumps = values[LEAST_BEFORE:] - medians
     place = int(jumps.argmax())
+    scores = jumps / numpy.maximum(spreads, LEAST_SPREAD)
     at, jump, usual = place + LEAST_BEFORE, float(jumps[place]), float(medians[place])
-    z = jump / max(float(spreads[place]), LEAST_SPREAD)
+    z = float(scores[place])
     step = training.steps[at]
     facts = [
         Fact(
             "loss_jump", jump, detail=f"loss {values[at]:.3f} at step {step:.0f} after {usual:.3f}"
         ),
-        Fact("loss_jump_z", float(z), detail=f"{z:.0f} deviations above its median"),
+        Fact("loss_jumps", _separate(scores >= COUNTS_AS_JUMP)),
+        Fact("loss_jump_z", z, detail=f"{z:.0f} deviations above its median"),
     ]
     after = values[at + 1 : at + 1 + AFTER]
     if z >= COUNTS_AS_JUMP and len(after):
@@ -47,15 +50,18 @@ def _norm_jump(norms: Series) -> list[Fact]:
     values = norms.values
     if len(values) <= LEAST_BEFORE:
         return []
-    medians, _ = _usual(values)
+    # A norm that has died down jumps easily: the whole run's median counts where it is larger.
+    places = range(LEAST_BEFORE, len(values))
+    largest = numpy.array([values[max(0, at - BEFORE) : at].max() for at in places])
+    largest = numpy.maximum(largest, numpy.median(values))
     ratios = numpy.divide(
-        values[LEAST_BEFORE:], medians, out=numpy.ones_like(medians), where=medians > LEAST_NORM
+        values[LEAST_BEFORE:], largest, out=numpy.ones_like(largest), where=largest > LEAST_NORM
     )
     place = int(ratios.argmax())
     at, ratio = place + LEAST_BEFORE, float(ratios[place])
     detail = (
         f"gradient norm {values[at]:.3g} at step {norms.steps[at]:.0f},"
-        f" {ratio:.1f}x the median of the {min(at, BEFORE)} before"
+        f" {ratio:.1f}x the largest of the {min(at, BEFORE)} before"
     )
     return [Fact("gradient_norm_jump", ratio, detail=detail)]
 
@@ -68,3 +74,8 @@ def _usual(values: Numbers) -> tuple[Numbers, Numbers]:
         medians.append(numpy.median(before))
         spreads.append(MAD_TO_DEVIATION * numpy.median(numpy.abs(before - medians[-1])))
     return numpy.array(medians), numpy.array(spreads)
+
+
+def _separate(jumped: NDArray[numpy.bool_]) -> float:
+    """How many runs of True there are."""
+    return float(numpy.sum(jumped[1:] & ~jumped[:-1]) + jumped[0])

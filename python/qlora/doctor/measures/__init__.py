@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from qlora.doctor.facts import Fact
 from qlora.doctor.measures import (
+    answers,
     calibration_error,
     captured_gradient,
     drift,
@@ -25,6 +26,7 @@ Progress = Callable[[int, int, str], None]
 MEASURES: dict[str, Callable[[Subject], list[Fact]]] = {
     "labels": supervision.measure,
     "scripts": scripts.measure,
+    "answers among the labels": answers.measure,
     "parameters that never changed": unchanged_parameters.measure,
     "ranks of the updates": effective_rank.measure,
     "what the adapters can follow": captured_gradient.measure,

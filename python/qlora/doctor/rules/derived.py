@@ -9,7 +9,7 @@ FACTOR = 4  # by which a rank is raised: less is hard to see beside noise
 def derive(facts: Facts) -> dict[str, Fact]:
     """The facts and those that follow from them."""
     found = dict(facts)
-    for fact in (_relative_fall(facts), _gap_explained(facts)):
+    for fact in (_relative_fall(facts), _gap_explained(facts), _captured_ratio(facts)):
         if fact is not None:
             found[fact.name] = fact
     return found
@@ -48,3 +48,11 @@ def _gap_explained(facts: Facts) -> Fact | None:
         return None
     share = 1 - learned.value / gap.value
     return Fact("gap_explained", share, detail=f"{share:.0%} of the gap is the base's too")
+
+
+def _captured_ratio(facts: Facts) -> Fact | None:
+    """captured_gradient / captured_by_chance."""
+    captured, chance = facts.get("captured_gradient"), facts.get("captured_by_chance")
+    if captured is None or chance is None or chance.value <= 0:
+        return None
+    return Fact("captured_ratio", captured.value / chance.value, detail=captured.detail)

@@ -1,5 +1,7 @@
 """Causes of a training loss that hardly falls: nothing arrives at the adapters, or too little."""
 
+from dataclasses import replace
+
 from qlora.doctor.rules.rule import Condition, Rule, Symptom
 
 FLAT = Condition(
@@ -22,12 +24,12 @@ FROZEN = Rule(
             " that never moved is no chance",
         ),
         Condition(
-            "zero_gradient_steps", ">", 0.5, 1.5, 0.5,
+            "zero_gradient_steps", ">", 0.5, 1.5, 0.25,
             says="{detail}",
             denies="gradients did arrive",
             reason="half: a dead batch now and then is data, more is wiring",
         ),
-        FLAT,
+        replace(FLAT, against=0.0),  # some layers may be frozen, and the others learn
     ),
     ("learning-rate-too-low", "masked-labels", "capacity-too-low"),
     (
@@ -51,7 +53,13 @@ MASKED = Rule(
     -2.5,
     (
         Condition(
-            "supervised_share", "<", 0.05, 4.0, 4.0,
+            "unanswered_examples", ">", 0.5, 5.0, 3.0,
+            says="{detail}",
+            denies="{value:.0%} of the examples teach nothing but where to stop",
+            reason="half: an empty answer now and then is data, most of them is a template",
+        ),
+        Condition(
+            "supervised_share", "<", 0.05, 3.0, 1.0,
             says="{detail}",
             denies="{value:.0%} of the tokens are learned from",
             reason="one token in 20: answers are rarely shorter against their prompts, so that less"
@@ -63,7 +71,8 @@ MASKED = Rule(
             denies="every step had a gradient",
             reason="a batch without any label gives no gradient; one in 20 is no accident",
         ),
-        FLAT,
+        replace(FLAT, against=0.0),  # an end token is learned fast, and the loss falls
+
     ),
     ("frozen-adapters", "learning-rate-too-low"),
     ("check the template: prompt and completion, or messages with an assistant's turn, per row",),
@@ -118,12 +127,25 @@ RATE_TOO_LOW = Rule(
     -2.5,
     (
         Condition(
-            "update_ratio", "<", 1e-3, 3.0, 3.0,
+            "update_ratio", "<", 1e-3, 2.5, 2.5,
             says="{detail}: too little to get anywhere",
             denies="a step moves the adapters by {value:.2g} of their size, which is enough",
             reason="at 1e-3 an adapter needs 1,000 steps in one direction to move by its own size",
         ),
-        FLAT,
+        replace(FLAT, against=0.5),
+        Condition(
+            "gradient_left", ">", 0.1, 1.0, 1.0,
+            says="the gradient is still {value:.2g} times the base's: much is left to learn",
+            denies="little of the gradient is left ({value:.2g} times the base's)",
+            reason="a tenth: runs that finished have a thirtieth or less of what they began with,"
+            " unless the noise of small samples hides it",
+        ),
+        Condition(
+            "captured_ratio", ">", 1.5, 1.0, 0.5,
+            says="and the adapters can follow it: {value:.1f} times as well as random directions",
+            denies="the adapters can follow what is left hardly better than random directions",
+            reason="half above chance: adapters that have not converged still face the gradient",
+        ),
         Condition(
             "late_fall_share", ">", 0.2, 1.0, 0.5,
             says="{detail}: the loss falls on a straight line",
@@ -132,7 +154,7 @@ RATE_TOO_LOW = Rule(
             " have a tenth",
         ),
         Condition(
-            "learning_rate_peak", "<", 9e-5, 1.0, 0.5,
+            "learning_rate_peak", "<", 9e-5, 1.5, 1.5,
             says="the rate was at most {value:.2g}; LoRA's are 1e-4 to 1e-3",
             denies="a rate of {value:.2g} is usual for LoRA",
             reason="below what LoRA takes (1e-4 to 1e-3); full fine-tuning has a tenth of that",

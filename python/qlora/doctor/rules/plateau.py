@@ -22,10 +22,11 @@ WRONG_LAYERS = Rule(
     -2.5,
     (
         Condition(
-            "untargeted_gradient", ">", 0.5, 3.0, 4.0,
+            "untargeted_gradient", ">", 0.25, 3.0, 4.0,
             says="{detail}",
             denies="{value:.0%} of the gradient falls on layers without an adapter",
-            reason="half: most of what the data asks for is asked of layers that cannot answer",
+            reason="a quarter of what the data still asks for falls where nothing can answer;"
+            " where all linear layers have adapters it is 0",
         ),
         NO_GAP,
         Condition(
@@ -51,10 +52,11 @@ CAPACITY = Rule(
     -2.5,
     (
         Condition(
-            "captured_gradient", "<", 0.1, 1.5, 1.0,
-            says="{detail}",
-            denies="the adapters can express {value:.0%} of what the gradient still asks for",
-            reason="a tenth: nine parts in ten of what is left to learn point outside the adapters",
+            "captured_ratio", "<", 1.25, 1.5, 1.5,
+            says="what is left to learn lies outside the adapters: {detail}",
+            denies="the adapters can follow what is left {value:.1f} times as well as chance",
+            reason="a quarter above random directions: adapters at the end of what they can do have"
+            " no gradient left along their own",
         ),
         Condition(
             "effective_rank", ">", 0.6, 1.0, 2.0,
@@ -69,10 +71,10 @@ CAPACITY = Rule(
             reason="4 is the lowest rank that LoRA's authors found to suffice, on attention alone",
         ),
         Condition(
-            "untargeted_gradient", ">", 0.5, -2.0, 0.0,
+            "untargeted_gradient", ">", 0.25, -2.0, 0.0,
             says="most of the gradient falls on layers without an adapter",
             denies="the layers that the gradient asks have adapters ({value:.0%} falls on others)",
-            reason="half: beyond it, place comes before size",
+            reason="a quarter: beyond it, place comes before size",
         ),
         STEPS_TOO_SMALL,
         NO_GAP,

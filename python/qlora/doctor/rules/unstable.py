@@ -42,6 +42,12 @@ POISONED = Rule(
             " difficulty stay below 6",
         ),
         Condition(
+            "loss_jumps", "<", 2.5, 0.5, 4.0,
+            says="it happened {value:.0f} time(s), not all the time",
+            denies="the loss jumped {value:.0f} times: that is no single batch",
+            reason="one bad file gives one or two bad batches; what comes back has another cause",
+        ),
+        Condition(
             "loss_jump_recovered", ">", 0.5, 2.0, 2.5,
             says="{detail}: the step was an exception, not the start of something",
             denies="the loss did not come back after its jump ({value:.0%} of it in 10 records)",
@@ -123,8 +129,8 @@ BRITTLE = Rule(
             reason="NF4 errs by 0.09 on normal weights; twice that means outliers it cannot hold",
         ),
         Condition(
-            "quantization_loss", ">", 0.05, 3.0, 2.0,
-            says="the 4-bit base is {value:.1%} below the 16-bit one on your metric",
+            "quantization_loss", ">", 0.05, 1.5, 2.0,
+            says="{detail}",
             denies="the 4-bit base is within {value:.1%} of the 16-bit one",
             reason="5 %: above it the memory saved is not worth what is lost",
         ),
@@ -145,6 +151,6 @@ BRITTLE = Rule(
 UNSTABLE = Symptom(
     "unstable",
     "Does the loss jump, climb or stop being a number?",
-    (JUMP, BROKEN, CLIMBED, DIVERGED),
+    (BROKEN, CLIMBED, DIVERGED),
     (POISONED, RATE_TOO_HIGH, BRITTLE),
 )
