@@ -56,7 +56,8 @@ def diagnose(
 def examine(question: Question) -> Examination:
     """All facts that can be had; `not_measured` says why others cannot."""
     curves = read_curves(question.run)
-    facts = [*curve_facts(curves), *_rank(question.run)]
+    probe = Fact("probe_given", float(question.probe is not None))
+    facts = [*curve_facts(curves), *_rank(question.run), probe]
     measured, missing = _measure(question)
     return Examination(curves, by_name([*facts, *measured]), tuple(missing))
 

@@ -104,6 +104,9 @@ CURVE_KINDS = {
     "update_ratio": Kind(
         "ratio", "how far a step moves the adapters", "median of |update| / |weights|"
     ),
+    "update_ratio_peak": Kind(
+        "ratio", "the same where it was highest", "highest median of 5 steps"
+    ),
 }
 
 MEASURED_KINDS = {
@@ -226,6 +229,7 @@ DERIVED_KINDS = {
 }
 
 SETTING_KINDS = {
+    "probe_given": Kind("yes or no", "text to keep was named", "1 with --probe, else 0"),
     "rank": Kind("rank", "of the adapters", "settings"),
     "examples": Kind("examples", "in the training data", "count"),
     "targeted_share": Kind("share", "linear layers that have an adapter", "count / all"),

@@ -9,14 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from qlora.doctor.curves import Curves, Series
-from qlora.doctor.curves.statistics import running_mean
+from qlora.doctor.curves.series import Numbers
 from qlora.doctor.diagnosis import Diagnosis
 from qlora.doctor.references import references
 from qlora_kernels.files import write_atomically
 
 TRAIN, VALIDATION, QUIET = "#2f6fb0", "#d1661f", "#8a8f98"
 HIGHEST = 2.0  # times the start: a loss above is cut off, so that the rest stays readable
-SMOOTHING_SHARE = 0.05  # of the records, averaged before each
+SMOOTHING_SHARE = 0.05  # of the records, around each
 TEXT_WIDTH = 125  # characters of a line under the title
 SENTENCES = 2  # of the evidence, under the title
 
@@ -77,8 +77,9 @@ def _draw_loss(axes: Axes, panel: Panel) -> None:
         values = training.values / start
         window = max(1, round(len(values) * SMOOTHING_SHARE))
         axes.plot(training.steps, values, color=TRAIN, linewidth=0.7, alpha=0.35)
-        smooth = running_mean(values, window)
-        axes.plot(training.steps, smooth, color=TRAIN, linewidth=1.8, label="training")
+        axes.plot(
+            training.steps, _smooth(values, window), color=TRAIN, linewidth=1.8, label="training"
+        )
         if len(validation):
             axes.plot(
                 validation.steps,
@@ -90,6 +91,14 @@ def _draw_loss(axes: Axes, panel: Panel) -> None:
                 label="validation",
             )
     _tidy(axes)
+
+
+def _smooth(values: Numbers, window: int) -> Numbers:
+    """Median of each value and those around it: a single bad batch leaves no mark."""
+    padded = numpy.pad(values, (window // 2, (window - 1) // 2), mode="edge")
+    windows = numpy.lib.stride_tricks.sliding_window_view(padded, window)
+    medians: Numbers = numpy.median(windows, axis=1)
+    return medians
 
 
 def _draw_norm(axes: Axes, norms: Series) -> None:

@@ -31,7 +31,13 @@ HEALTHY = {
     "unknown_script": 0.0,
     "base_training_loss": 3.0,
     "update_ratio": 0.01,
+    "update_ratio_peak": 0.04,
     "rank": 16.0,
+    "captured_by_chance": 0.15,
+    "gradient_left": 0.03,
+    "unanswered_examples": 0.0,
+    "probe_given": 0.0,
+    "quantization_loss": 0.03,
 }
 
 

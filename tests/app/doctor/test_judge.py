@@ -44,7 +44,7 @@ FAULTS: dict[str, tuple[dict, dict[str, float]]] = {
     "masked-labels": (FLAT, {"supervised_share": 0.01}),
     "unknown-script": ({}, {"unknown_script": 0.9, "characters_per_token": 0.6}),
     "learning-rate-too-low": (LINE, {"update_ratio": 1e-4}),
-    "learning-rate-too-high": (EXPLODED, {"update_ratio": 0.5}),
+    "learning-rate-too-high": (EXPLODED, {"update_ratio_peak": 0.5}),
     "poisoned-batch": (SPIKE, {}),
     "quantization-brittle": (
         {"gradient_norm": SPIKE["gradient_norm"]},
@@ -58,7 +58,7 @@ FAULTS: dict[str, tuple[dict, dict[str, float]]] = {
         {"gap_learned": 1.5, "generalization_gap": 1.6, "calibration_error_validation": 0.2},
     ),
     "drifted-data": ({}, {"drift_validation": 1.0, "generalization_gap": 1.05}),
-    "forgetting": ({}, {"forgetting": 0.8, "forgetting_divergence": 0.7}),
+    "forgetting": ({}, {"forgetting": 0.8, "forgetting_divergence": 0.7, "probe_given": 1.0}),
 }
 
 

@@ -5,6 +5,7 @@ import numpy
 from qlora.doctor.curves.jumps import jump_facts
 from qlora.doctor.curves.levels import training_facts
 from qlora.doctor.curves.series import Curves
+from qlora.doctor.curves.statistics import highest_median
 from qlora.doctor.curves.validation import validation_facts
 from qlora.doctor.facts import Fact
 
@@ -57,4 +58,7 @@ def _pace(curves: Curves) -> list[Fact]:
         middle = float(numpy.median(ratios))
         detail = f"a step moves the adapters by {middle:.2g} of their size"
         facts.append(Fact("update_ratio", middle, detail=detail))
+        highest = highest_median(ratios)
+        detail = f"steps moved the adapters by up to {highest:.2g} of their size"
+        facts.append(Fact("update_ratio_peak", highest, detail=detail))
     return facts

@@ -31,12 +31,12 @@ def _loss_jump(training: Series) -> list[Fact]:
     at, jump, usual = place + LEAST_BEFORE, float(jumps[place]), float(medians[place])
     z = float(scores[place])
     step = training.steps[at]
+    told = f"loss {values[at]:.3f} at step {step:.0f} where {usual:.3f} was usual"
+    times = _separate(scores >= COUNTS_AS_JUMP)
     facts = [
-        Fact(
-            "loss_jump", jump, detail=f"loss {values[at]:.3f} at step {step:.0f} after {usual:.3f}"
-        ),
-        Fact("loss_jumps", _separate(scores >= COUNTS_AS_JUMP)),
-        Fact("loss_jump_z", z, detail=f"{z:.0f} deviations above its median"),
+        Fact("loss_jump", jump, detail=told),
+        Fact("loss_jumps", times, detail=f"so large a jump came {times:.0f}x"),
+        Fact("loss_jump_z", z, detail=f"{told}, {z:.0f} deviations more"),
     ]
     after = values[at + 1 : at + 1 + AFTER]
     if z >= COUNTS_AS_JUMP and len(after):

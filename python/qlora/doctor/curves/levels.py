@@ -2,15 +2,19 @@
 
 import math
 
-import numpy
-
 from qlora.doctor.curves.series import Numbers, Series
-from qlora.doctor.curves.statistics import NORMAL_95, mean_interval, noise, running_mean, theil_sen
+from qlora.doctor.curves.statistics import (
+    NORMAL_95,
+    highest_median,
+    mean_interval,
+    noise,
+    running_mean,
+    theil_sen,
+)
 from qlora.doctor.facts import Fact
 
 START_SHARE = 0.01  # of the run's records: warm-up takes longer, so that nothing is learned yet
 END_SHARE, LATE_SHARE = 0.1, 1 / 3
-OVERSHOOT_WINDOW = 5  # records whose median one bad batch does not move
 LEAST_FOR_SLOPE = 6  # records; Sen's interval of fewer says nothing
 
 
@@ -43,9 +47,7 @@ def training_facts(training: Series) -> list[Fact]:
 
 def _overshoot(values: Numbers, initial: float) -> Fact:
     """How far the running median climbed above the start."""
-    window = min(OVERSHOOT_WINDOW, len(values))
-    windows = numpy.lib.stride_tricks.sliding_window_view(values, window)
-    highest = float(numpy.median(windows, axis=1).max())
+    highest = highest_median(values)
     detail = f"training loss started at {initial:.3f} and was up to {highest:.3f}"
     return Fact("overshoot", highest - initial, detail=detail)
 

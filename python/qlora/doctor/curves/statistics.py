@@ -6,6 +6,7 @@ from qlora.doctor.curves.series import Numbers
 
 NORMAL_95 = 1.96  # standard deviations on either side that hold 95 % of a normal distribution
 MAD_TO_DEVIATION = 1.4826  # of a normal distribution: deviation / median absolute deviation
+NEIGHBOURS = 5  # records whose median one bad batch does not move
 MOST_POINTS = 300  # for the slope, whose pairs grow with the square
 
 
@@ -35,6 +36,12 @@ def running_mean(values: Numbers, window: int) -> Numbers:
     first = numpy.maximum(0, last - window)
     means: Numbers = (sums[last] - sums[first]) / (last - first)
     return means
+
+
+def highest_median(values: Numbers) -> float:
+    """The highest median of 5 neighbours: how high a series went and stayed for a moment."""
+    windows = numpy.lib.stride_tricks.sliding_window_view(values, min(NEIGHBOURS, len(values)))
+    return float(numpy.median(windows, axis=1).max())
 
 
 def theil_sen(steps: Numbers, values: Numbers) -> tuple[float, float, float]:

@@ -95,6 +95,12 @@ FORGETTING = Rule(
     -2.5,
     (
         Condition(
+            "probe_given", ">", 0.5, 0.0, 4.0,
+            says="",
+            denies="nobody said what else the model should still do (--probe)",
+            reason="every narrow tuning forgets: a fault only where somebody needs the rest",
+        ),
+        Condition(
             "forgetting", ">", 0.2, 3.0, 3.0,
             says="{detail}",
             denies="other text costs {value:+.2f} nats a token more than before",

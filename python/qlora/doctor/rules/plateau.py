@@ -16,6 +16,13 @@ STEPS_TOO_SMALL = Condition(
     reason="at 1e-3 an adapter needs 1,000 steps in one direction to move by its own size",
 )  # fmt: skip
 
+NOT_MOVED = Condition(
+    "unchanged_parameters", ">", 0.1, -3.0, 0.0,
+    says="parameters of the adapters that there are did not move at all",
+    denies="the adapters that there are did learn",
+    reason="AdamW moves every parameter that ever had a gradient",
+)  # fmt: skip
+
 WRONG_LAYERS = Rule(
     "wrong-layers",
     "The adapters are on layers that cannot learn this",
@@ -29,12 +36,7 @@ WRONG_LAYERS = Rule(
             " where all linear layers have adapters it is 0",
         ),
         NO_GAP,
-        Condition(
-            "unchanged_parameters", ">", 0.1, -2.0, 0.0,
-            says="the adapters there are did not move either",
-            denies="the adapters that there are did learn",
-            reason="AdamW moves every parameter that ever had a gradient",
-        ),
+        NOT_MOVED,
     ),
     ("capacity-too-low", "overfitting", "learning-rate-too-low"),
     ("--targets all-linear",),
@@ -77,6 +79,7 @@ CAPACITY = Rule(
             reason="a quarter: beyond it, place comes before size",
         ),
         STEPS_TOO_SMALL,
+        NOT_MOVED,
         NO_GAP,
     ),
     ("wrong-layers", "learning-rate-too-low", "overfitting"),

@@ -43,7 +43,7 @@ POISONED = Rule(
         ),
         Condition(
             "loss_jumps", "<", 2.5, 0.5, 4.0,
-            says="it happened {value:.0f} time(s), not all the time",
+            says="{detail}, not all the time",
             denies="the loss jumped {value:.0f} times: that is no single batch",
             reason="one bad file gives one or two bad batches; what comes back has another cause",
         ),
@@ -77,9 +77,9 @@ RATE_TOO_HIGH = Rule(
     -2.5,
     (
         Condition(
-            "update_ratio", ">", 0.25, 2.0, 2.0,
+            "update_ratio_peak", ">", 0.25, 2.0, 2.0,
             says="{detail}, where steps of a healthy run stay below 1 in 10",
-            denies="a step moves the adapters by only {value:.2g} of their size",
+            denies="no step moved the adapters by more than {value:.2g} of their size",
             reason="4 such steps in one direction replace the adapter",
         ),
         DIVERGED,
