@@ -12,7 +12,7 @@ TEST := .venv-test/bin/python
 PYTEST := OMP_NUM_THREADS=1 $(TEST) -m pytest -n auto --maxprocesses 4 --dist loadfile
 BUILT_FROM := pyproject.toml setup.py $(shell find csrc -type f)
 
-.PHONY: help demo demo-compare test test-full kernels-report gpu sanitize lint check-machine clean
+.PHONY: help demo demo-compare test test-full kernels-report cuda gpu sanitize lint check-machine clean
 .DELETE_ON_ERROR:
 
 help:  ## list these targets
@@ -34,6 +34,9 @@ test-full: lint  ## the same and the slow tests
 
 kernels-report: .venv-test/ready  ## what the compiler made of each GPU kernel, against its limits; UPDATE=1 sets them
 	OMP_NUM_THREADS=1 $(TEST) -m bench kernels-report $(KERNELS) $(if $(UPDATE),--update)
+
+cuda: .venv-test/ready  ## the CUDA kernels for three architectures, and what nvcc made of them; needs nvcc, no GPU
+	$(TEST) -m bench kernels-report --backend cuda --output build/cuda_kernels.json
 
 sanitize: .venv-test/ready  ## the native tests with the kernels under address and undefined-behaviour sanitizers
 	.ci/sanitize $(CURDIR)/$(TEST)

@@ -82,6 +82,18 @@ def sass_per_weight(work: Work) -> float | None:
     return count * WARP * work.num_warps / work.decoded_weights
 
 
+# Shared memory counts as memory; a wait for asynchronous copies is part of the load.
+_MEMORY = ("LDG", "STG", "LDGSTS", "LDGDEPBAR", "DEPBAR", "LDS", "STS", "LDSM", "STSM", "LDC")
+
+
+def sass_beyond_memory(work: Work) -> float | None:
+    """The same without loads and stores: arithmetic, addresses and the loop itself."""
+    if not work.decoded_weights:
+        return None
+    count = len(work.body.instructions) - work.body.num_matrix - work.body.count(*_MEMORY)
+    return count * WARP * work.num_warps / work.decoded_weights
+
+
 def occupancy(machine: Machine, registers: int, shared_bytes: int, num_warps: int) -> float:
     """The share of a multiprocessor's warps that can be resident; registers come in eights."""
     per_warp = -(-registers // 8) * 8 * WARP

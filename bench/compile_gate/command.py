@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import qlora_kernels.ops
-from bench.compile_gate import limits
+from bench.compile_gate import cuda_rows, limits
 from bench.compile_gate.compiled import Row, compile_row
 from bench.compile_gate.machines import MACHINES
 from qlora_kernels.files import write_text
@@ -27,10 +27,12 @@ without a GPU, and reads the machine code: registers, spills, shared memory, occ
 instruction, instructions per decoded weight, and the share of the roof that these leave in reach.
 """
 OUTPUT = Path("build/kernels.json")
+BACKENDS = ("triton", "cuda")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ops", default="", metavar="A,B", help="only these")
+    parser.add_argument("--backend", choices=BACKENDS, help="only its kernels")
     parser.add_argument(
         "--sample", action="store_true", help="only two configurations of each kernel, for CI"
     )
@@ -41,30 +43,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """0, or 1 if a kernel is worse than its limits."""
     wanted = {name for name in arguments.ops.split(",") if name}
-    jobs = [
-        (op, number, architecture)
-        for op in rooms()
-        if not wanted or op in wanted
-        for number in (sampled(cases(op)) if arguments.sample else range(len(cases(op))))
-        for architecture in MACHINES
-    ]
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
-        rows = list(pool.map(_row, *zip(*jobs, strict=True))) if jobs else []
+    rows = [] if arguments.backend == "cuda" else triton_rows(wanted, arguments.sample)
+    reads_cuda = arguments.backend != "triton" and cuda_rows.why_not() is None
+    broken = [line for line in (cuda_rows.fault(),) if reads_cuda and line is not None]
+    if reads_cuda and not broken:
+        rows += cuda_rows.cuda_rows(wanted)
+    elif arguments.backend != "triton":
+        print(f"kernels-report: {cuda_rows.why_not() or 'the CUDA kernels are not read'}")
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     write_text(arguments.output, json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     Console(width=None if sys.stdout.isatty() else 200).print(table(rows))
     known = limits.read()
     compiled = {row.key for row in rows}
-    partial = wanted or arguments.sample
+    partial = wanted or arguments.sample or arguments.backend or not reads_cuda
     others = {key: limit for key, limit in known.items() if partial and key not in compiled}
     if arguments.update:
         limits.write(rows, others)
         return 0
     known = {key: limit for key, limit in known.items() if key not in others}
-    broken = list(limits.breaches(rows, known))
+    broken += limits.breaches(rows, known)
     for line in broken:
         print(f"kernels-report: {line}", file=sys.stderr)
     return int(bool(broken))
+
+
+def triton_rows(wanted: set[str], is_sample: bool) -> list[Row]:
+    """Every case of the wanted rooms, or of all, compiled in parallel."""
+    jobs = [
+        (op, number, architecture)
+        for op in rooms()
+        if not wanted or op in wanted
+        for number in (sampled(cases(op)) if is_sample else range(len(cases(op))))
+        for architecture in MACHINES
+    ]
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(_row, *zip(*jobs, strict=True))) if jobs else []
 
 
 def rooms() -> Iterator[str]:
@@ -94,7 +107,7 @@ def _row(op: str, number: int, architecture: int) -> Row:
 def table(rows: list[Row]) -> Table:
     made = Table(title="kernels, compiled without a GPU", title_justify="left")
     columns = ("kernel", "arch", "regs", "spills", "shared", "occ.", "matrix instruction",
-               "SASS/weight", "loads", "bound")  # fmt: skip
+               "SASS/weight", "beyond memory", "loads", "bound")  # fmt: skip
     for column in columns:
         made.add_column(column, no_wrap=column != "kernel")  # its configuration may be long
     for row in rows:
@@ -112,6 +125,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{row.occupancy:.0%}",
         row.matrix_instruction,
         "" if row.sass_per_weight is None else f"{row.sass_per_weight:.2f}",
+        "" if row.sass_beyond_memory is None else f"{row.sass_beyond_memory:.2f}",
         row.loads,
         f"{row.bound_share:.0%} of {row.bound_roof} ({row.bound_limit})",
     )

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.compile_gate.bound import Work, bound, occupancy, sass_per_weight
+from bench.compile_gate.bound import Work, bound, occupancy, sass_beyond_memory, sass_per_weight
 from bench.compile_gate.machines import MACHINES
 from bench.compile_gate.ptx import unrolled
 from bench.compile_gate.sass import inner_body
 
-_RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
+RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
 # On sm_100 the matrix instruction's shape stands in a descriptor; Triton's own text has it.
 _TENSOR_MEMORY_DOT = re.compile(
     r"^( *)ttng\.tc_gen5_mma .*?memdesc<(\d+)x(\d+)x.*?memdesc<\d+x(\d+)x", re.MULTILINE
@@ -37,6 +37,7 @@ class Row:
     bound_share: float
     bound_roof: str
     bound_limit: str
+    sass_beyond_memory: float | None = None  # per weight, without loads and stores
 
     @property
     def key(self) -> str:
@@ -49,8 +50,8 @@ def compile_row(case: Any, architecture: int) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
         cubin.write_bytes(compiled.asm["cubin"])
-        resources = _RESOURCES.search(_tool("cuobjdump", "--dump-resource-usage", cubin))
-        body = inner_body(_tool("nvdisasm", "-c", cubin))
+        resources = RESOURCES.search(tool("cuobjdump", "--dump-resource-usage", cubin))
+        body = inner_body(tool("nvdisasm", "-c", cubin))
     if resources is None:
         raise RuntimeError(f"cuobjdump: should tell the resources of {case.name}, did not")
     registers, stack, static_shared, local = map(int, resources.groups())
@@ -64,7 +65,7 @@ def compile_row(case: Any, architecture: int) -> Row:
     work = Work(body, num_warps, weights, multiply_adds, case.moved_bytes)
     machine = MACHINES[architecture]
     found = bound(work, machine)
-    per_weight = sass_per_weight(work)
+    per_weight, beyond = sass_per_weight(work), sass_beyond_memory(work)
     return Row(
         case.op,
         case.name,
@@ -80,6 +81,7 @@ def compile_row(case: Any, architecture: int) -> Row:
         round(found.share, 3),
         found.roof,
         found.limit,
+        None if beyond is None else round(beyond, 3),
     )
 
 
@@ -94,13 +96,13 @@ def _dots(ttgir: str) -> list[tuple[str, str, str, str]]:
     return _TENSOR_MEMORY_DOT.findall(ttgir)
 
 
-def _tool(name: str, *arguments: object) -> str:
+def tool(name: str, *arguments: object, folder: str | None = None) -> str:
     """The output of a disassembly tool that the Triton wheel brings along."""
     import triton
 
     tool = Path(triton.__file__).parent / "backends/nvidia/bin" / name
     command = [str(tool), *map(str, arguments)]
-    result = subprocess.run(command, capture_output=True, text=True)
+    result = subprocess.run(command, capture_output=True, text=True, cwd=folder)
     if result.returncode:
         raise RuntimeError(f"{name}: should read the machine code, failed: {result.stderr}")
     return result.stdout

@@ -89,11 +89,12 @@ class Body:
         return ""
 
 
-def inner_body(text: str) -> Body:
+def inner_body(text: str, mark: str = "") -> Body:
     """The loop that does the work: the innermost one with most matrix instructions, then longest.
 
     A loop is what a branch back to a label encloses. Loops that only wait (for a barrier, or the
-    endless one after the end of a kernel) touch no memory and multiply nothing.
+    endless one after the end of a kernel) touch no memory and multiply nothing. With a mark, it is
+    the shortest loop with that opcode: code set apart at the end jumps back too.
     """
     instructions, labels = _parse(text)
     loops = set()
@@ -104,6 +105,10 @@ def inner_body(text: str) -> Body:
             body = instructions[start : position + 1]
             if start <= position and any(i.is_matrix or i.global_bits for i in body):
                 loops.add((start, position + 1))
+    if mark:
+        marked = [a for a in loops if any(i.opcode == mark for i in instructions[slice(*a)])]
+        start, end = min(marked, key=lambda loop: loop[1] - loop[0])
+        return Body(tuple(instructions[start:end]), is_loop=True)
     inner = [a for a in loops if not any(a != b and a[0] <= b[0] and b[1] <= a[1] for b in loops)]
     if not inner:
         return Body(_without_padding(instructions), is_loop=False)

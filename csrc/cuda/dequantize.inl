@@ -20,7 +20,7 @@ constexpr int TILE_BYTES = 1024, TILE_ROWS = TILE_BYTES / PIECE, NUM_BUFFERS = 2
 static_assert(NUM_WARPS * NUM_BUFFERS * TILE_ROWS == NUM_ROWS, "the codes fit beside the table");
 constexpr int GROUP = 8;  // values that a lane decodes and stores at once
 constexpr int MAX_SCALES = 64;
-constexpr int RESIDENT = 3;  // blocks whose tables fit a multiprocessor of Hopper
+constexpr int RESIDENT = 2;  // blocks on a multiprocessor, by their registers
 
 template <bool IS_INT8>
 constexpr int TILE = TILE_BYTES * (IS_INT8 ? 1 : 2);  // values
