@@ -14,7 +14,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
 CSRC = Path("csrc")
-CUDA_MODULE, CUDA_BINDINGS = "qlora_kernels._cuda", CSRC / "bindings/cuda.cpp"
+CUDA_MODULE, CUDA_BINDINGS = "qlora_kernels._cuda", {*CSRC.glob("bindings/cuda*.cpp")}
 
 # No -march and no -ffast-math: instruction sets are chosen at run time, and codecs are bit-exact on
 # all of them, which forbids contracting a * b + c. OpenMP is compiled for but not linked: the
@@ -91,14 +91,14 @@ def cuda_extension() -> list[Extension]:
     if not CUDA_ARCHITECTURES or shutil.which("nvcc") is None:
         print(f"qlora_kernels: the CUDA kernels are not built, {reason}")
         return []
-    sources = sorted(map(str, [*CSRC.glob("cuda/*.cu"), CUDA_BINDINGS]))
+    sources = sorted(map(str, [*CSRC.glob("cuda/*.cu"), *CUDA_BINDINGS]))
     headers = [*CSRC.glob("common/*.h"), *CSRC.glob("cuda/*.h"), *CSRC.glob("cuda/*.inl")]
     return [Extension(CUDA_MODULE, sources, depends=sorted(map(str, [*headers, NVCC_OPTIONS])))]
 
 
 def cpu_extension() -> Pybind11Extension:
     """`qlora_kernels._cpu`, from csrc/common, csrc/cpu and csrc/bindings."""
-    sources = {*CSRC.glob("cpu/*.cpp"), *CSRC.glob("bindings/*.cpp")} - {CUDA_BINDINGS}
+    sources = {*CSRC.glob("cpu/*.cpp"), *CSRC.glob("bindings/*.cpp")} - CUDA_BINDINGS
     folders = ("common", "cpu", "bindings")
     headers = [p for f in folders for p in (CSRC / f).iterdir() if p.suffix in (".h", ".inl")]
     sanitize = bool(os.environ.get("QLORA_SANITIZE"))

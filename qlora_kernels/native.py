@@ -85,7 +85,7 @@ def _is_stale() -> bool:
     return module is not None and any(
         file.stat().st_mtime > Path(module.__file__).stat().st_mtime
         for file in sources
-        if "cuda" not in (file.parent.name, file.stem)
+        if file.parent.name != "cuda" and not file.stem.startswith("cuda")
     )
 
 

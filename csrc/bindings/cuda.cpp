@@ -9,24 +9,18 @@
 #include <optional>
 
 #include "../cuda/launchers.h"
+#include "cuda.h"
 
 namespace py = pybind11;
 using qlora::ElementType;
 using qlora::NUM_CODES;
+using qlora::bindings::pointer;
+using qlora::bindings::stream_of;
 using qlora::cuda::Output;
 using qlora::cuda::Scales;
 using qlora::cuda::Weight;
 
 namespace {
-
-template <class Value>
-Value* pointer(uintptr_t address) {
-  return reinterpret_cast<Value*>(address);
-}
-
-cudaStream_t stream_of(uintptr_t stream) {
-  return reinterpret_cast<cudaStream_t>(stream);
-}
 
 // `scales`: addresses of (scales, nested_absmax, map, offset), the last three 0 for plain ones.
 Weight weight_of(uintptr_t codes, const std::array<uintptr_t, 4>& scales,
@@ -88,6 +82,7 @@ PYBIND11_MODULE(_cuda, module) {
   module.def("dequantize", dequantize);
   module.def("quantize", quantize);
   module.def("quantize_scales", quantize_scales);
+  qlora::bindings::define_linear(module);
 #ifdef QLORA_EMULATION
   module.def("set_schedule", emulation::set_schedule);
 #endif

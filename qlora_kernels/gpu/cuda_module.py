@@ -5,7 +5,7 @@ replace `loaded` by the same kernels compiled for the CPU (tests/cuda/emulation)
 """
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -82,8 +82,11 @@ def element(tensor: torch.Tensor) -> Any:
     return getattr(kernels().ElementType, _ELEMENTS[tensor.dtype])
 
 
-def weight(q: QuantizedTensor) -> Any:
-    """A QuantizedTensor as kernels take it: addresses, valid while q lives."""
+def weight(q: QuantizedTensor, codebook: Sequence[float] | None = None) -> Any:
+    """A QuantizedTensor as kernels take it: addresses, valid while q lives.
+
+    codebook: the values of 4-bit codes, where they are not to be the format's own.
+    """
     nested = [0, 0, 0]
     if q.nested_absmax is not None and q.nested_offset is not None:
         parts = (q.nested_absmax, dynamic_map(q.device), q.nested_offset)
@@ -92,7 +95,7 @@ def weight(q: QuantizedTensor) -> Any:
     return kernels().Weight(
         q.codes.data_ptr(),
         [q.scales.data_ptr(), *nested],
-        FORMATS[q.format].codebook,
+        FORMATS[q.format].codebook if codebook is None else codebook,
         [q.numel() // k if k else 0, k],
         q.block_size,
     )

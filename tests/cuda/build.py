@@ -23,9 +23,9 @@ WATCHED = ["-fsanitize=thread", "--param", "tsan-instrument-func-entry-exit=0"]
 BINDINGS = [f"-I{pybind11.get_include()}", f"-I{sysconfig.get_path('include')}"]
 
 
-def emulated(name: str, kernels: list[Path], bindings: Path) -> Any:
+def emulated(name: str, kernels: list[Path], bindings: list[Path]) -> Any:
     """The module `name` of these kernels and bindings, built if its sources changed."""
-    others = [*EMULATION.glob("*.cpp"), bindings]
+    others = [*EMULATION.glob("*.cpp"), *bindings]
     folder = ROOT / "build/emulation" / f"{name}-{_digest([*kernels, *others])}"
     library = folder / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
     if not library.exists():

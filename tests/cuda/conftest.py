@@ -19,7 +19,7 @@ SCHEDULES = {"in order": 0, "shuffled": 20260731}
 def kernels() -> Any:
     """The module `_cuda`, compiled for the CPU."""
     sources = sorted((ROOT / "csrc/cuda").glob("*.cu"))
-    return emulated("_cuda", sources, ROOT / "csrc/bindings/cuda.cpp")
+    return emulated("_cuda", sources, sorted((ROOT / "csrc/bindings").glob("cuda*.cpp")))
 
 
 @pytest.fixture(params=SCHEDULES)

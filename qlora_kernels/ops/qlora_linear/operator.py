@@ -12,10 +12,17 @@ from typing import Any, NamedTuple
 import torch
 
 from qlora_kernels.dispatch import Room, define
-from qlora_kernels.ops.qlora_linear import native_kernel, output_scale, reference, triton_kernel
+from qlora_kernels.ops.qlora_linear import (
+    cuda_kernel,
+    native_kernel,
+    output_scale,
+    reference,
+    triton_kernel,
+)
 from qlora_kernels.ops.qlora_linear.call import NAMES, SCHEMA, Gradients, Layer, Needs, layers_of
 
-ROOM = Room("qlora_linear", native_kernel, triton_kernel, reference)
+ROOM = Room("qlora_linear", native_kernel, triton_kernel, cuda_kernel, reference)
+GRADIENTS = Room("qlora_linear_backward", native_kernel, triton_kernel, reference)
 GROUP_SIZES = (1, 2, 3)
 
 
@@ -32,8 +39,8 @@ _FROM_BIAS_TO_SCALE = NAMES.index("output_scale") - NAMES.index("bias")
 _PLACES = [NAMES.index(name) for name in Wanted._fields]
 
 
-def _kernels(rows: torch.Tensor, layers: Sequence[Layer]) -> list[ModuleType]:
-    return [ROOM.choose(rows, layer.base, layer.adapter, layer.seed) for layer in layers]
+def _kernels(room: Room, rows: torch.Tensor, layers: Sequence[Layer]) -> list[ModuleType]:
+    return [room.choose(rows, layer.base, layer.adapter, layer.seed) for layer in layers]
 
 
 def _shared(kernels: Sequence[ModuleType], function: str) -> Callable[..., Any] | None:
@@ -48,7 +55,7 @@ def _rows(x: torch.Tensor) -> torch.Tensor:
 def _forward(x: torch.Tensor, *arguments: Any) -> list[torch.Tensor]:
     """y of each layer, shaped as x."""
     rows, layers = _rows(x), layers_of(arguments)
-    kernels = _kernels(rows, layers)
+    kernels = _kernels(ROOM, rows, layers)
     if group := _shared(kernels, "forward_group"):
         outputs = group(rows, layers)
     else:
@@ -85,7 +92,7 @@ def _kernel_gradients(
     scaled: Sequence[torch.Tensor | None],
 ) -> list[Gradients]:
     """Of each layer; the first one's `x` is the sum over the layers."""
-    kernels = _kernels(rows, layers)
+    kernels = _kernels(GRADIENTS, rows, layers)
     if group := _shared(kernels, "backward_group"):
         return list(group(dys, rows, layers, needs, scaled))
     calls = zip(kernels, dys, layers, needs, scaled, strict=True)

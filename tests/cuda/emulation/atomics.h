@@ -26,6 +26,11 @@ EMULATED_ATOMIC atomicMin(Value* place, Value value) {
   return atomicExch(place, std::min(*place, value));
 }
 
+// Wraps to 0 beyond `last`.
+inline unsigned atomicInc(unsigned* place, unsigned last) {
+  return atomicExch(place, *place >= last ? 0u : *place + 1);
+}
+
 EMULATED_ATOMIC atomicOr(Value* place, Value value) {
   return atomicExch(place, static_cast<Value>(*place | value));
 }
