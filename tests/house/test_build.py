@@ -21,7 +21,11 @@ def test_the_packages_are_those_of_this_tree():
 def test_the_native_kernels_are_built_from_these_sources():
     assert native.cpu_refusal() is None
     built = Path(native.cpu().__file__).stat().st_mtime
-    sources = [f for f in files() if f.parts[0] == "csrc" and f.parts[1] != "cuda" and not f.stem.startswith("cuda")]
+    sources = [
+        f
+        for f in files()
+        if f.parts[0] == "csrc" and f.parts[1] != "cuda" and not f.stem.startswith("cuda")
+    ]
     newer = [str(file) for file in sources if (ROOT / file).stat().st_mtime > built]
     assert not newer, "rebuild: pip install --no-deps --editable ."
 
