@@ -65,7 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _head(settings: RecipeSettings, seen: Survey) -> list[str]:
     about = "" if seen.exact else "about "
-    lines = [f"# A recipe for {settings.data}: {about}{seen.num_examples:,} examples"]
+    pieces = f" (pieces of {settings.sequence_length} tokens)" if seen.documents else ""
+    lines = [f"# A recipe for {settings.data}: {about}{seen.num_examples:,} examples{pieces}"]
     lines += [f"# {notice.kind}: {notice.message}" for notice in seen.notices]
     model = " --model MODEL" if settings.model is None else ""
     return [*lines, f"# qlora train --config recipe.yaml{model} --output runs/first"]

@@ -28,6 +28,7 @@ class Survey:
 
     num_examples: int
     exact: bool  # whether that is counted; else estimated from lengths or from a sample
+    documents: bool  # whether some are pieces of documents
     notices: tuple[Notice, ...]
 
 
@@ -44,7 +45,8 @@ def survey(settings: RecipeSettings, told: TrainSettings) -> Survey:
         tokenized = _tokenize(settings, rows)
         count, exact = _scaled(tokenized, rows)
     notices = [*few_examples(count), *lint(_passages(settings, told), tokenized)]
-    return Survey(count, exact, tuple(notices))
+    documents = any("text" in row for _, row in rows)
+    return Survey(count, exact, documents, tuple(notices))
 
 
 def _passages(settings: RecipeSettings, told: TrainSettings) -> Passages:

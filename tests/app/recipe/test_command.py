@@ -107,7 +107,8 @@ def test_documents_are_counted_in_pieces(tiny, capsys):
     guessed = record(capsys, sonnets, "--sequence-length", 64)
     assert counted["exact"] and not guessed["exact"]
     assert guessed["num_examples"] == -(-len(sonnets.read_text()) // 256)
-    assert "sonnets.txt: about " in recipe(capsys, sonnets)[0]
+    head = recipe(capsys, sonnets)[0].splitlines()[0]
+    assert "sonnets.txt: about " in head and head.endswith(" examples (pieces of 512 tokens)")
 
 
 def test_long_files_are_sampled(write, tiny, capsys, monkeypatch):
