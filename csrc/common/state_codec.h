@@ -8,7 +8,6 @@
 
 #include "blockwise8.h"
 #include "element.h"
-#include "host_device.h"
 
 namespace qlora {
 
@@ -16,76 +15,96 @@ constexpr int64_t STATE_BLOCK = 256;
 constexpr float MIN_STATE =
     0x1p-126f;  // blocks of smaller values are zeros: 1 / MIN_STATE is finite
 
-// Finds the nearest entry of a dynamic map, ties to the lower code, by one look-up and one
-// addition.
+// Finds the nearest entry of a dynamic map, ties to the lower code; of the unsigned map a value
+// above zero never takes the code of zero.
 //
-// A magnitude's exponent and the top bits of its mantissa choose a cell: word >> SHIFT, where word
-// are the float's bits above those of LEAST. The map's thresholds are so far apart that a cell
-// holds at most one, so that a value in it has one of two codes:
+// Vectors look nothing up: each of the map's decades has twice the entries of the one below, so
+// that entries have places, and a magnitude's place is a line in each region between two decades:
 //
-//   cells[cell] = lower code << SHIFT  +  (2^SHIFT - 1 - rest of the last word with that code)
-//                 - (cell << SHIFT)
-//   code        = (cells[word >> SHIFT] + word) >> SHIFT
+//   place  = FIRST 2^d + j   of entry j of decade d; below FIRST: zero; FIRST 2^7: 1
+//   code   = 127 + place, 127 - place of a negative value, place - 1 without signs
+//   region = number of bounds below the magnitude; a bound is half way between two decades
+//   place(x) = floor(slope[region] x + START 2^region), at most that of the region's last entry
 //
-// where the sum carries into the code for every word beyond that last one. Negative values have
-// cells of their own after the others, since ties fall the other way; codes sink there as
-// magnitudes grow, and the sum gives 255 minus the code.
+// Entries were rounded to floats, and so is the line: within NEAR units of 2^-16 of a whole number
+// the place may be that of the neighbour, and of two as near it depends on the sign which is lower.
+// The codes of such values, about one in 2^14, are searched for.
 template <bool SIGNED>
 struct StateCodec {
-  static constexpr int SHIFT = SIGNED ? 17 : 16;
-  static constexpr uint32_t LEAST = 0x34000000u;  // 2^-23: under every threshold
-  static constexpr uint32_t MOST = 0x3f800000u;   // 1
-  static constexpr uint32_t CELLS = ((MOST - LEAST) >> SHIFT) + 1;
+  static constexpr int NUM_REGIONS = 8;  // seven decades, and 1
+  static constexpr int ZERO = SIGNED ? 127 : 0;
+  static constexpr uint32_t FIRST = SIGNED ? 1 : 2;
+  static constexpr int SHIFT = 16;  // a place's bits after the point
+  static constexpr uint32_t NEAR = 2;
+  // place = FIRST 2^d (1 + (x / 10^(d-6) - 0.1) / 0.9), which is START 2^d at zero.
+  static constexpr float START = static_cast<float>(FIRST << SHIFT) * 8 / 9;
+  // Of the first region; between the last entry's place and the next, far from both in the others.
+  static constexpr uint32_t LIMIT = (FIRST << (SHIFT + 1)) - (FIRST << (SHIFT - 8));
+  // The region, or one less, is the logarithm that a float's upper half is, in steps of a decade.
+  static constexpr uint16_t LEAST = 13500, DECADE = 154;  // 2^16 / (128 log2(10))
 
   float map[NUM_CODES8];
-  uint32_t cells[SIGNED ? 2 * CELLS : CELLS];
+  float slope[NUM_REGIONS];
+  uint32_t bound[NUM_REGIONS];  // bits of the last float of each region
 
-  // From 256 sorted values, 0 among them; throws if a cell would hold two thresholds.
+  // From 256 sorted values; throws where a line would miss an entry of the map.
   explicit StateCodec(const float* values) {
     std::copy(values, values + NUM_CODES8, map);
-    const auto zero = static_cast<uint32_t>(std::find(map, map + NUM_CODES8, 0.0f) - map);
-    fill(0, zero, [&](uint32_t code) {
-      const double middle = midpoint(code, code + 1);
-      const float below = static_cast<float>(middle);
-      return bits_of(below) - (static_cast<double>(below) > middle);
-    });
-    if constexpr (SIGNED) {
-      fill(CELLS, NUM_CODES8 - 1 - zero, [&](uint32_t mirrored) {
-        const uint32_t code = NUM_CODES8 - 1 - mirrored;
-        const double middle = -midpoint(code - 1, code);
-        const float above = static_cast<float>(middle);
-        return bits_of(above) - (static_cast<double>(above) >= middle);
-      });
+    const double unit = 1 << SHIFT;
+    double decade = 1e-6;
+    for (int d = 0; d + 1 < NUM_REGIONS; ++d, decade *= 10) {
+      slope[d] = static_cast<float>(unit * (FIRST << d) / (0.9 * decade));
+      bound[d] = last_with((FIRST << (d + 1)) - 1);
+    }
+    // From zero's place, START, to the place after that of the first entry that is not zero's.
+    const uint32_t next = SIGNED ? 1 : 3;
+    slope[0] = static_cast<float>((next * unit - START) / middle_above(next - 1));
+    slope[NUM_REGIONS - 1] = static_cast<float>(unit * ((FIRST << 7) + 0.25) - START * 128);
+    bound[NUM_REGIONS - 1] = 0x7fffffffu;
+    for (uint32_t place = SIGNED ? 0 : 2; place < FIRST << 7; ++place) {
+      const uint32_t last = last_with(place);
+      const bool is_tie = SIGNED && float_of(last) == middle_above(place);
+      if (!finds(last, is_tie ? NOWHERE : place) || !finds(last + 1, place + 1))
+        throw std::invalid_argument("map: should be a dynamic map, was not");
     }
   }
 
-  HOST_DEVICE uint8_t encode(float scaled) const {
-    const uint32_t bits = bits_of(scaled);
-    const bool is_negative = SIGNED && bits >> 31 != 0;
-    uint32_t word = std::clamp(bits & 0x7fffffffu, LEAST, MOST) - LEAST;
-    if (is_negative) word += CELLS << SHIFT;
-    const uint32_t code = (cells[word >> SHIFT] + word) >> SHIFT;
-    return static_cast<uint8_t>(is_negative ? NUM_CODES8 - 1 - code : code);
+  uint8_t encode(float scaled) const {
+    const uint8_t code = nearest_code8(map, scaled);
+    return !SIGNED && scaled > 0.0f ? std::max<uint8_t>(code, 1) : code;
   }
 
  private:
-  double midpoint(uint32_t code, uint32_t next) const {
-    return (static_cast<double>(map[code]) + static_cast<double>(map[next])) / 2;
+  static constexpr uint32_t NOWHERE = ~0u;
+
+  double middle_above(uint32_t place) const {
+    const uint32_t code = SIGNED ? ZERO + place : place - 1;
+    return (static_cast<double>(map[code]) + static_cast<double>(map[code + 1])) / 2;
   }
 
-  // Walks cells upwards from the code of zero; last_of(code) has the bits of its last magnitude.
-  template <class LastOf>
-  void fill(uint32_t start, uint32_t code, const LastOf& last_of) {
-    constexpr uint32_t REST = (1u << SHIFT) - 1;
-    for (uint32_t i = 0; i < CELLS; ++i) {
-      const uint32_t first = LEAST + (i << SHIFT);
-      const bool is_split = code < NUM_CODES8 - 1 && last_of(code) - first <= REST;
-      const uint32_t carry = is_split ? REST - (last_of(code) - first) : 0;
-      cells[start + i] = (code << SHIFT) + carry - ((start + i) << SHIFT);
-      code += is_split;
-    }
-    if (code != NUM_CODES8 - 1)
-      throw std::invalid_argument("map: should be a dynamic map, was not");
+  // Bits of the last float that is not above the middle.
+  uint32_t last_with(uint32_t place) const {
+    const double middle = middle_above(place);
+    const float below = static_cast<float>(middle);
+    return bits_of(below) - (static_cast<double>(below) > middle);
+  }
+
+  // As vectors do, with one rounding or two: whether a magnitude has this place, or is searched
+  // for, as one that has its place nowhere must be.
+  bool finds(uint32_t bits, uint32_t place) const {
+    uint32_t region = 0;
+    while (bits > bound[region]) ++region;
+    const uint32_t above = bits >> 16 > LEAST ? (bits >> 16) - LEAST : 0;
+    const uint32_t estimate = above * DECADE >> 16;
+    const float x = float_of(bits), start = START * static_cast<float>(1 << region);
+    const float product = slope[region] * x;
+    const auto is_found = [&](float line) {
+      const auto units = static_cast<uint32_t>(line);
+      const bool is_near = ((units + NEAR) & ((1u << SHIFT) - 1)) < 2 * NEAR;
+      return is_near || std::min(units, LIMIT << region) >> SHIFT == place;
+    };
+    return (estimate == region || estimate + 1 == region) && is_found(product + start) &&
+           is_found(std::fma(slope[region], x, start));
   }
 };
 

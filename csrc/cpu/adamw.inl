@@ -30,13 +30,26 @@ inline void write_back(const float* values, int64_t count, float* target) {
   if (values != target) std::copy(values, values + count, target);
 }
 
-// first(i) and second(i) are vectors of the moments before.
+// The largest magnitudes of a block's moments, as encode_state takes them.
+struct AdamWLargest {
+  float m, v;
+};
+
+inline float largest_lane(Words magnitudes) {
+  uint32_t largest = 0;
+  for (int i = 0; i < LANES; ++i) largest = std::max<uint32_t>(largest, magnitudes[i]);
+  return float_of(largest);
+}
+
+// first(i) and second(i) are vectors of the moments before. The block and the rates are copies:
+// others could be what a store changes, and would be read again for every vector.
 template <class First, class Second>
-inline void update(const AdamWBlock& block, const AdamWRates& rates, float gradient_scale,
-                   const First& first, const Second& second) {
+inline AdamWLargest update(const AdamWBlock block, const AdamWRates rates, float gradient_scale,
+                           const First first, const Second second) {
   // As torch.lerp: from the nearer end, where the other differs by rounding.
   const bool from_gradient = rates.first >= 0.5f;
   const float weight = from_gradient ? rates.first - 1.0f : rates.first;
+  Words largest_m = broadcast_word(0), largest_v = largest_m;
   for (int64_t i = 0; i < block.count; i += LANES) {
     const Floats g = load(block.g + i) * gradient_scale, old = first(i);
     const Floats m = multiply_add_exactly(broadcast(weight), g - old, from_gradient ? g : old);
@@ -46,7 +59,13 @@ inline void update(const AdamWBlock& block, const AdamWRates& rates, float gradi
     store(block.m + i, m);
     store(block.v + i, v);
     store(block.p + i, p + rates.step_size * m / denominator);
+    // Magnitudes of floats compare like the integers that their bits are.
+    const Words magnitude = reinterpret_cast<Words>(m) & 0x7fffffffu;
+    const Words square = reinterpret_cast<Words>(v);
+    largest_m = magnitude > largest_m ? magnitude : largest_m;
+    largest_v = square > largest_v ? square : largest_v;
   }
+  return {largest_lane(largest_m), largest_lane(largest_v)};
 }
 
 inline void step_states32(const AdamWTask& task, const AdamWSegment& segment, Range elements,
@@ -56,9 +75,10 @@ inline void step_states32(const AdamWTask& task, const AdamWSegment& segment, Ra
   float* v = static_cast<float*>(segment.exp_avg_sq) + elements.first;
   block.m = floats_of(m, count, block.m);
   block.v = floats_of(v, count, block.v);
-  update(
-      block, segment.rates, task.gradient_scale, [&](int64_t i) { return load(block.m + i); },
-      [&](int64_t i) { return load(block.v + i); });
+  const auto before = [](const float* states) {
+    return [states](int64_t i) { return load(states + i); };
+  };
+  update(block, segment.rates, task.gradient_scale, before(block.m), before(block.v));
   write_back(block.m, count, m);
   write_back(block.v, count, v);
 }
@@ -69,11 +89,13 @@ inline void step_states8(const AdamWTask& task, const AdamWSegment& segment, Ran
   uint8_t* m = static_cast<uint8_t*>(segment.exp_avg) + elements.first;
   uint8_t* v = static_cast<uint8_t*>(segment.exp_avg_sq) + elements.first;
   float &m_absmax = segment.exp_avg_absmax[index], &v_absmax = segment.exp_avg_sq_absmax[index];
-  update(block, segment.rates, task.gradient_scale,
-         StateReader<true>(*task.first_codec, m, m_absmax, count),
-         StateReader<false>(*task.second_codec, v, v_absmax, count));
-  m_absmax = encode_state(*task.first_codec, block.m, count, m);
-  v_absmax = encode_state(*task.second_codec, block.v, count, v);
+  uint8_t padded_m[STATE_BLOCK], padded_v[STATE_BLOCK];
+  const AdamWLargest largest =
+      update(block, segment.rates, task.gradient_scale,
+             StateReader<true>(*task.first_codec, m, m_absmax, count, padded_m),
+             StateReader<false>(*task.second_codec, v, v_absmax, count, padded_v));
+  m_absmax = encode_state(*task.first_codec, block.m, count, largest.m, m);
+  v_absmax = encode_state(*task.second_codec, block.v, count, largest.v, v);
 }
 
 template <class Parameter, class Gradient>

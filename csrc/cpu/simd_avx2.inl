@@ -32,9 +32,28 @@ inline Floats look_up(const float* table, const uint8_t* index) {
                 table[index[4]], table[index[5]], table[index[6]], table[index[7]]};
 }
 
-inline Words look_up(const uint32_t* table, Words index) {
-  return reinterpret_cast<Words>(_mm256_i32gather_epi32(reinterpret_cast<const int*>(table),
-                                                        reinterpret_cast<__m256i>(index), 4));
+// Eight floats that are looked up by the low three bits of each lane; the other bits are ignored.
+struct Table8 {
+  Floats values;
+
+  explicit Table8(const float* source) : values(_mm256_loadu_ps(source)) {}
+
+  Floats operator[](Words index) const {
+    return _mm256_permutevar8x32_ps(values, reinterpret_cast<__m256i>(index));
+  }
+};
+
+inline Words shift_left(Words values, Words counts) {
+  return reinterpret_cast<Words>(
+      _mm256_sllv_epi32(reinterpret_cast<__m256i>(values), reinterpret_cast<__m256i>(counts)));
+}
+
+// max(upper 16 bits - least, 0) * factor / 2^16 of each lane.
+inline Words scaled_upper_half(Words values, uint16_t least, uint16_t factor) {
+  const __m256i leasts = _mm256_set1_epi32(static_cast<int>(uint32_t{least} << 16));
+  const __m256i factors = _mm256_set1_epi32(static_cast<int>(uint32_t{factor} << 16));
+  const __m256i above = _mm256_subs_epu16(reinterpret_cast<__m256i>(values), leasts);
+  return reinterpret_cast<Words>(_mm256_mulhi_epu16(above, factors)) >> 16;
 }
 
 // Lanes below 2^16, and below 2^8, in fewer bits.
@@ -48,13 +67,69 @@ inline void store_bytes(uint8_t* target, Words values) {
   _mm_storel_epi64(reinterpret_cast<__m128i*>(target), _mm_packus_epi16(halves, halves));
 }
 
+// Bytes [0, 32) of four packed vectors, which packing has left in halves.
+inline __m256i in_order(__m256i packed) {
+  return _mm256_permutevar8x32_epi32(packed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+}
+
 inline void store_bytes(uint8_t* target, const Words (&values)[4]) {
   const auto lanes = [&](int i) { return reinterpret_cast<__m256i>(values[i]); };
   const __m256i low = _mm256_packus_epi32(lanes(0), lanes(1));
   const __m256i high = _mm256_packus_epi32(lanes(2), lanes(3));
-  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);  // packing works in halves
-  const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), order);
+  const __m256i bytes = in_order(_mm256_packus_epi16(low, high));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(target), bytes);
+}
+
+// A byte per lane: negative, zero or positive as the lane is.
+inline __m256i signs_of(const Floats (&values)[4]) {
+  const auto lanes = [&](int i) { return reinterpret_cast<__m256i>(values[i]); };
+  return _mm256_packs_epi16(_mm256_packs_epi32(lanes(0), lanes(1)),
+                            _mm256_packs_epi32(lanes(2), lanes(3)));
+}
+
+// The upper halves of four vectors as two.
+inline void upper_halves(const Words (&words)[4], __m256i& low, __m256i& high) {
+  const auto lanes = [&](int i) { return reinterpret_cast<__m256i>(words[i] >> 16); };
+  low = _mm256_packus_epi32(lanes(0), lanes(1));
+  high = _mm256_packus_epi32(lanes(2), lanes(3));
+}
+
+// code = 127 + place, or 127 - place but at least 0 of a negative value; a place is a lane's upper
+// half.
+inline void store_signed_codes(uint8_t* target, const Words (&places)[4],
+                               const Floats (&values)[4]) {
+  __m256i low, high;
+  upper_halves(places, low, high);
+  const __m256i place = _mm256_packus_epi16(low, high), zero = _mm256_set1_epi8(127);
+  const __m256i codes = _mm256_blendv_epi8(_mm256_add_epi8(zero, place),
+                                           _mm256_subs_epu8(zero, place), signs_of(values));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(target), in_order(codes));
+}
+
+// code = place - 1 but at least 1 of a value above zero, 0 of zero.
+inline void store_unsigned_codes(uint8_t* target, const Words (&places)[4],
+                                 const Floats (&values)[4]) {
+  __m256i low, high;
+  upper_halves(places, low, high);
+  const __m256i one = _mm256_set1_epi16(1);
+  const __m256i codes =
+      _mm256_packus_epi16(_mm256_sub_epi16(low, one), _mm256_sub_epi16(high, one));
+  const __m256i at_least_one = _mm256_max_epu8(codes, _mm256_set1_epi8(1));
+  const __m256i with_zeros = _mm256_sign_epi8(at_least_one, signs_of(values));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(target), in_order(with_zeros));
+}
+
+// Whether a lane's lower half is within `near` of 0 or of 2^16.
+inline bool any_near_whole(const Words (&words)[4], uint32_t near) {
+  const auto lanes = [&](int i) { return reinterpret_cast<__m256i>(words[i]); };
+  const auto lower_halves = [&](int i) {
+    const __m256i odd = _mm256_slli_epi32(lanes(i + 1), 16);
+    return _mm256_add_epi16(_mm256_blend_epi16(lanes(i), odd, 0xAA),
+                            _mm256_set1_epi16(static_cast<int16_t>(near)));
+  };
+  const __m256i least = _mm256_min_epu16(lower_halves(0), lower_halves(2));
+  const __m256i far = _mm256_set1_epi16(static_cast<int16_t>(2 * near));
+  return _mm256_movemask_epi8(_mm256_cmpeq_epi16(_mm256_max_epu16(least, far), least)) != -1;
 }
 
 inline float sum_of_lanes(Floats values) {

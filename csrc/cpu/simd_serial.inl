@@ -33,8 +33,26 @@ inline Floats look_up(const float* table, const uint8_t* index) {
   return Floats{table[index[0]], table[index[1]], table[index[2]], table[index[3]]};
 }
 
-inline Words look_up(const uint32_t* table, Words index) {
-  return Words{table[index[0]], table[index[1]], table[index[2]], table[index[3]]};
+// Eight floats that are looked up by the low three bits of each lane; the other bits are ignored.
+struct Table8 {
+  const float* values;
+
+  explicit Table8(const float* source) : values(source) {}
+
+  Floats operator[](Words index) const {
+    return Floats{values[index[0] & 7], values[index[1] & 7], values[index[2] & 7],
+                  values[index[3] & 7]};
+  }
+};
+
+inline Words shift_left(Words values, Words counts) {
+  return values << counts;
+}
+
+// max(upper 16 bits - least, 0) * factor / 2^16 of each lane.
+inline Words scaled_upper_half(Words values, uint16_t least, uint16_t factor) {
+  const Words upper = values >> 16, floor = broadcast_word(least);
+  return ((upper > floor ? upper : floor) - floor) * factor >> 16;
 }
 
 // Lanes below 2^16, and below 2^8, in fewer bits.
@@ -47,6 +65,36 @@ inline void store_bytes(uint8_t* target, Words values) {
 
 inline void store_bytes(uint8_t* target, const Words (&values)[4]) {
   for (int i = 0; i < 4; ++i) store_bytes(target + i * LANES, values[i]);
+}
+
+// code = 127 + place, or 127 - place but at least 0 of a negative value; a place is a lane's upper
+// half.
+inline void store_signed_codes(uint8_t* target, const Words (&places)[4],
+                               const Floats (&values)[4]) {
+  for (int i = 0; i < 4 * LANES; ++i) {
+    const uint32_t place = places[i / LANES][i % LANES] >> 16;
+    const bool is_negative = values[i / LANES][i % LANES] < 0.0f;
+    target[i] = static_cast<uint8_t>(is_negative ? 127 - std::min(place, 127u) : 127 + place);
+  }
+}
+
+// code = place - 1 but at least 1 of a value above zero, 0 of zero.
+inline void store_unsigned_codes(uint8_t* target, const Words (&places)[4],
+                                 const Floats (&values)[4]) {
+  for (int i = 0; i < 4 * LANES; ++i) {
+    const uint32_t place = places[i / LANES][i % LANES] >> 16;
+    const bool is_zero = values[i / LANES][i % LANES] == 0.0f;
+    target[i] = static_cast<uint8_t>(is_zero ? 0 : std::max(place - 1, 1u));
+  }
+}
+
+// Whether a lane's lower half is within `near` of 0 or of 2^16.
+inline bool any_near_whole(const Words (&words)[4], uint32_t near) {
+  bool found = false;
+  for (int i = 0; i < 4 * LANES; ++i) {
+    found |= ((words[i / LANES][i % LANES] + near) & 0xffffu) < 2 * near;
+  }
+  return found;
 }
 
 inline float sum_of_lanes(Floats values) {

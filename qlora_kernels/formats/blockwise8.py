@@ -3,6 +3,10 @@
     value = map[code] * absmax[block]
     code  = the nearest map entry to value * (1 / absmax), in float32; ties to the lower code
 
+but without signs only 0 itself takes the code of 0: what is above it takes at least the next. An
+update divides by the root of exp_avg_sq. Rounded up to the smallest entry an update can only become
+smaller; rounded to 0 it would be lr * exp_avg / eps wherever the next gradient is 0.
+
 exp_avg has signs and takes the signed map, exp_avg_sq the unsigned one (8-bit optimizers, arXiv
 2110.02861). A block whose largest value is below the smallest normal float32 is stored as zeros:
 its reciprocal would be infinite.
@@ -30,9 +34,15 @@ def zero_code(signed: bool) -> int:
 
 @cache
 def thresholds(device: torch.device, signed: bool) -> torch.Tensor:
-    """255 float64 midpoints: `code = number of thresholds strictly below the scaled value`."""
+    """255 float64 midpoints: `code = number of thresholds strictly below the scaled value`.
+
+    Without signs the first is 0: whatever is above it is not stored as 0.
+    """
     values = dynamic_map(device, signed).double()
-    return (values[:-1] + values[1:]) / 2
+    middles = (values[:-1] + values[1:]) / 2
+    if not signed:
+        middles[0] = 0.0
+    return middles
 
 
 def encode(values: torch.Tensor, signed: bool) -> tuple[torch.Tensor, torch.Tensor]:

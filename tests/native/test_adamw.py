@@ -11,6 +11,7 @@ import qlora_kernels as qk
 from native.guarded import Guarded, guarded
 from qlora_kernels import native
 from qlora_kernels.formats.blockwise8 import encode, num_blocks, thresholds
+from qlora_kernels.formats.codebooks import dynamic_map
 from qlora_kernels.ops.adamw import Gate, Hyperparameters, Segment, adamw_step, gradient_gate
 
 CPU = torch.device("cpu")
@@ -85,29 +86,39 @@ def test_codes_are_the_nearest(isa: str, signed: bool):
 
 @pytest.mark.parametrize("signed", [True, False])
 def test_a_step_stores_the_nearest(isa: str, signed: bool):
-    """Blocks whose moment is a given list of values under a largest of 1."""
-    middles = thresholds(CPU, signed).float()
-    values = torch.cat([middles, torch.nextafter(middles, torch.ones(())), torch.rand(5000) ** 4])
+    """Blocks whose moment is a given list of values under a largest of 1: at every threshold and
+    the floats around it, where vectors hand over to a search; ties among them, and everything
+    between. Without signs the values are squares, since a second moment is."""
+    middles = thresholds(CPU, True).float() if signed else thresholds(CPU, False).float().sqrt()
+    steps = torch.arange(-12, 13)[:, None] * 2 ** torch.arange(0, 12, 3)[:, None, None]
+    values = (middles.view(torch.int32) + steps).int().view(-1).view(torch.float32)
+    between = torch.rand(20000) * 10 ** (-8 * torch.rand(20000))
+    tiny = torch.tensor([0.0, -0.0, 1e-30, 1e-38, 1.5e-45, 2**-23, 1e-7, 1.0])
+    values = torch.cat([values[values.abs() <= 1], between, tiny])
+    values = torch.cat([values, -values])
     values = torch.nn.functional.pad(values, (0, -len(values) % 255)).view(-1, 255)
     values = torch.cat([values, torch.ones(len(values), 1)], dim=1).view(-1)
-    moments = (torch.zeros_like(values), values) if signed else (values, torch.zeros_like(values))
-    # With beta 0 the first moment becomes the gradient; kept, and the gradient 0, the second stays.
-    gradient, second = (values, moments[0]) if signed else (torch.zeros_like(values), values)
     size = len(values)
-    states = torch.zeros(2, size, dtype=torch.uint8), torch.zeros(2, num_blocks(size))
-    step = torch.tensor(1.0)
-    (m, v), (m_absmax, v_absmax) = states
-    given = Segment(torch.zeros(size), m, v, step, m_absmax, v_absmax)
-    if not signed:
-        codes, absmax = encode(second, signed)
-        v.copy_(codes)
-        v_absmax.copy_(absmax)
-    hyper = Hyperparameters(0.0, 0.0, 0.999 if signed else 1 - 2**-24, 1.0, 0.0)
-    adamw_step([given], [gradient], [hyper], Gate.open(CPU))
-    if signed:
-        assert torch.equal(m, encode(values, signed)[0])
-    else:
-        assert torch.equal(v, codes)  # what was decoded is encoded again
+    # With betas of 0 the moments become the gradient and its square.
+    codes, absmax = torch.zeros(2, size, dtype=torch.uint8), torch.zeros(2, num_blocks(size))
+    given = Segment(torch.zeros(size), codes[0], codes[1], torch.tensor(1.0), absmax[0], absmax[1])
+    hyper = Hyperparameters(0.0, 0.0, 0.0, 1.0, 0.0)
+    adamw_step([given], [values], [hyper], Gate.open(CPU))
+    expected, largest = encode(values if signed else values.square(), signed)
+    assert torch.equal(codes[0 if signed else 1], expected)
+    assert torch.equal(absmax[0 if signed else 1], largest)
+
+
+def test_what_was_decoded_is_encoded_again(isa: str):
+    """Second moments that a step leaves as they are keep their codes, the smallest too."""
+    size = 512
+    values = dynamic_map(CPU, signed=False).repeat(2)
+    codes, absmax = encode(values, signed=False)
+    m, m_absmax = torch.full((size,), 127, dtype=torch.uint8), torch.zeros(num_blocks(size))
+    given = Segment(torch.zeros(size), m, codes.clone(), torch.tensor(1.0), m_absmax, absmax)
+    hyper = Hyperparameters(0.0, 0.0, 1 - 2**-25, 1.0, 0.0)  # which is 1 in float32
+    adamw_step([given], [torch.zeros(size)], [hyper], Gate.open(CPU))
+    assert torch.equal(given.exp_avg_sq, codes)
 
 
 @contextmanager

@@ -160,6 +160,30 @@ def test_a_state_is_8_bit_from_4096_elements():
     assert optimizer.state[large]["exp_avg_sq_absmax"].shape == (16,)
 
 
+def test_a_small_second_moment_is_not_lost():
+    """Elements far below their block's largest move by at most the rate in a step whose gradient
+    is exactly 0 there, where a second moment of 0 would divide by eps alone."""
+    lr, size = 1e-3, 4096
+    parameter = nn.Parameter(torch.zeros(size))
+    optimizer = qk.optim.AdamW([parameter], lr=lr, bits=8, weight_decay=0.0)
+    gradient = torch.full((size,), 1e-4)  # its square is 1e-8 of the largest
+    gradient[::256] = 1.0
+    moved = []
+    for g in (gradient, gradient * (gradient == 1), gradient):
+        before, parameter.grad = parameter.detach().clone(), g
+        optimizer.step()
+        moved.append((parameter.detach() - before).abs().max().item())
+    state = optimizer.state[parameter]
+    assert (state["exp_avg_sq"] > 0).all() and (state["exp_avg"] != 127).all()
+    assert max(moved) <= lr * 1.01
+    zero = nn.Parameter(torch.zeros(size))
+    optimizer.add_param_group({"params": [zero]})
+    zero.grad = torch.zeros(size)
+    zero.grad[0] = 1.0
+    optimizer.step()
+    assert (optimizer.state[zero]["exp_avg_sq"][1:] == 0).all()
+
+
 def test_copies_and_pickles_go_on_alone():
     model = nn.Linear(70, 70)
     optimizer = qk.optim.AdamW(model.parameters(), bits=8, max_gradient_norm=1.0)
