@@ -14,12 +14,14 @@ from qlora_kernels.errors import InputError
 STUDIES: dict[str, str] = {
     "bases": "bench.bases",
     "codebook": "bench.codebook",
+    "continual": "bench.continual",
     "doctor": "bench.doctor.command",
     "dora-step": "bench.dora_step",
     "gpu": "bench.gpu",
     "kernels-report": "bench.compile_gate",
     "merge-7b": "bench.merge_7b",
     "merging": "bench.merging.command",
+    "watch-cost": "bench.watch_cost",
 }
 
 KERNELS = "bench.kernels"

@@ -71,9 +71,7 @@ def load_tokenizer(path: str | Path) -> Any:
     """
     path = Path(path)
     if not path.exists():
-        raise InputError(
-            f"load_tokenizer: {path} should be a folder or .gguf file, is absent"
-        )
+        raise InputError(f"load_tokenizer: {path} should be a folder or .gguf file, is absent")
     with _quiet_transformers():
         return _from_pretrained(AutoTokenizer, path)
 

@@ -75,24 +75,36 @@ def add_arguments(parser: argparse.ArgumentParser, settings: type[Dataclass]) ->
         parser.add_argument(*names, help=_help(item), **options)
 
 
-def from_arguments(settings: type[Settings], arguments: argparse.Namespace) -> Settings:
-    """What `add_arguments` parsed, resolved: flags over the file of `--config` over defaults."""
+def from_arguments(
+    settings: type[Settings],
+    arguments: argparse.Namespace,
+    defaults: Mapping[str, Any] | None = None,
+) -> Settings:
+    """What `add_arguments` parsed, resolved: flags over the file of `--config` over defaults.
+
+    defaults: values of fields that come before the dataclass's own.
+    """
     names = {item.name for item in fields(settings)}
     given = {name: value for name, value in vars(arguments).items() if name in names}
-    return from_sources(settings, arguments.config, given)
+    return from_sources(settings, arguments.config, given, defaults)
 
 
 def from_sources(
-    settings: type[Settings], yaml_path: str | Path | None, overrides: Mapping[str, Any]
+    settings: type[Settings],
+    yaml_path: str | Path | None,
+    overrides: Mapping[str, Any],
+    defaults: Mapping[str, Any] | None = None,
 ) -> Settings:
     """Build `settings` from a YAML file (or None), then `overrides` (field name -> value or text).
+
+    `defaults` are values, not texts, of fields that neither of them names.
 
     Raises InputError naming the key or flag, what it should be and what it was: for unknown keys
     (with the nearest known one), values of a wrong type and settings that must be given.
     """
     hints = get_type_hints(settings)
     names = [item.name for item in fields(settings)]
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = dict(defaults or {})
     if yaml_path is not None:
         written = read_mapping(Path(yaml_path))
         named = {key(name): name for name in names}

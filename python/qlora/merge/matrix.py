@@ -1,7 +1,6 @@
 """Every adapter and the merge on every task."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,10 +29,7 @@ def evaluate_matrix(
     from qlora.models import load_prepared
 
     model, tokenizer = load_prepared(settings.model, list(adapters.values()), settings.layers)
-    rows = {
-        task: read_rows(replace(settings, data=data), model, tokenizer)
-        for task, data in tasks.items()
-    }
+    rows = {task: read_rows(settings, data, model, tokenizer) for task, data in tasks.items()}
     how = pad_token(tokenizer), settings.batch_size
     found: dict[str, dict[str, Evaluation]] = {}
     who: Sequence[tuple[str, Path | None]] = [("base", None), *adapters.items()]

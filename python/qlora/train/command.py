@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 from qlora.settings import add_arguments as add_settings
 from qlora.settings import from_arguments
+from qlora.train.from_adapter import settings_of
 from qlora.train.settings import TrainSettings
 
 HELP = """\
@@ -21,7 +22,9 @@ EXAMPLES = """\
 examples:
   qlora train --model SmolLM2-135M-Instruct --data train.jsonl --output runs/first
   qlora train --model model.gguf --data book.txt --steps 200 --learning-rate 1e-4
-  qlora train --config runs/first/settings.yaml --resume auto"""
+  qlora train --config runs/first/settings.yaml --resume auto
+  qlora train --model model.gguf --data new.jsonl --from-adapter runs/first/adapter \\
+      --replay train.jsonl:0.2 --output runs/second"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Train; returns the exit code."""
     settings = from_arguments(TrainSettings, arguments)
+    if settings.from_adapter:  # whose rank, layers and so on stand for those that nobody gave
+        settings = from_arguments(TrainSettings, arguments, settings_of(settings.from_adapter))
     logging.getLogger("qlora_kernels").setLevel(logging.WARNING)  # the report says it shorter,
     logging.getLogger("qlora.data").setLevel(logging.ERROR)  # and the lints longer
     from rich.console import Console  # the rest takes seconds to import

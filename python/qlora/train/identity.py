@@ -18,7 +18,7 @@ Identity = dict[str, Any]
 FREE = {
     *("model", "data", "validation", "validation_split", "output", "resume", "epochs", "steps"),
     *("gradient_checkpointing", "evaluate_every", "patience", "save_every", "keep"),
-    *("optimizer_memory", "preflight"),
+    *("optimizer_memory", "preflight", "from_adapter", "replay"),
 }
 SAME_BITS = {"paged-adamw-8bit": "adamw-8bit"}  # where states lie decides nothing
 SAMPLES = 1024  # values per parameter that the model's digest reads
@@ -38,8 +38,8 @@ def identity(
         "optimizer": SAME_BITS.get(settings.optimizer, settings.optimizer),
         "steps": steps,
         "model (digest)": _model_digest(model),
-        "training data (digest)": _data_digest(training),
-        "validation data (digest)": _data_digest(validation),
+        "training data (digest)": data_digest(training),
+        "validation data (digest)": data_digest(validation),
     }
 
 
@@ -57,7 +57,8 @@ def _as_stored(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _data_digest(examples: Iterable[Example]) -> str:
+def data_digest(examples: Iterable[Example]) -> str:
+    """Of all tokens and labels, in order."""
     digest = hashlib.blake2b(digest_size=8)
     for example in examples:
         digest.update(array("q", [len(example), *example.input_ids, *example.labels]))

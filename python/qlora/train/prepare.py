@@ -1,7 +1,11 @@
 """From settings to a run that is ready to train. Nothing is written here."""
 
 import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
+from torch.nn import Parameter
 from transformers import PreTrainedModel
 
 from qlora.data import Example, pack, read_examples
@@ -14,11 +18,13 @@ from qlora.probe import check_model
 from qlora.recipe.rules import NAMES
 from qlora.train import checkpoint, randomness
 from qlora.train.checkpoint import Manifest
-from qlora.train.identity import identity
+from qlora.train.from_adapter import adapter_digest, start_from
+from qlora.train.identity import data_digest, identity
 from qlora.train.lints import lint_run
 from qlora.train.methods import make_method
 from qlora.train.optimizer import build_optimizer
 from qlora.train.order import RowOrder
+from qlora.train.replay import Replay
 from qlora.train.resume import Place
 from qlora.train.run import Rows, Run
 from qlora.train.settings import TrainSettings
@@ -26,6 +32,7 @@ from qlora.train.state import TrainState
 from qlora_kernels.errors import InputError
 
 Examples = list[Example]
+Parameters = Mapping[str, Parameter]
 
 
 def prepare(settings: TrainSettings, place: Place) -> tuple[Run, TrainState, int]:
@@ -35,14 +42,18 @@ def prepare(settings: TrainSettings, place: Place) -> tuple[Run, TrainState, int
     training, validation = read_sets(settings, tokenizer, vocabulary_size(model))
     by_recipe = tuple(name for name in NAMES if getattr(settings, name) is None)
     settings = settings.following(num_examples(settings, training, validation))
+    old, old_held = read_replay(settings, tokenizer, vocabulary_size(model), len(validation))
     method = make_method(model, tokenizer, settings)
+    if settings.from_adapter:
+        start_from(model, settings.from_adapter)
     check_model(model, settings.sequence_length, settings.packing)
     if settings.gradient_checkpointing:
         recompute_activations(model)
-    rows = make_rows(settings, training)
-    order = RowOrder(len(rows), settings.batch_size * settings.accumulate, settings.seed)
+    rows, order = _arrange(settings, training, old)
     steps = settings.steps or math.ceil(settings.epochs * order.steps_per_epoch)
-    mine = identity(settings, steps, model, (training, validation))
+    held = [*validation, *old_held]
+    mine = identity(settings, steps, model, (training, held))
+    mine |= _origin(settings, method.parameters, old)
     manifest = None
     notices: tuple[Notice, ...] = ()
     if place.checkpoint is None:  # else its run has told them
@@ -58,7 +69,7 @@ def prepare(settings: TrainSettings, place: Place) -> tuple[Run, TrainState, int
         method=method,
         optimizer=build_optimizer(settings, method.parameters, place.files.folder),
         rows=rows,
-        validation=make_rows(settings, validation),
+        validation=make_rows(settings, held),
         order=order,
         steps=steps,
         pad_id=pad_token(tokenizer),
@@ -89,6 +100,41 @@ def read_sets(
     chosen = set(held_out(len(examples), held, settings.seed))
     training = [example for i, example in enumerate(examples) if i not in chosen]
     return training, [examples[i] for i in sorted(chosen)]
+
+
+def read_replay(
+    settings: TrainSettings, tokenizer: object, vocabulary: int, new_held: int
+) -> tuple[Examples, Examples]:
+    """Old examples to train on, and those to validate on beside `new_held` new ones.
+
+    A validation file is taken as it is: its share of old examples is its author's choice.
+    """
+    if settings.replay is None:
+        return [], []
+    replay, length = Replay.read(settings.replay), settings.sequence_length
+    old = read_examples(replay.path, tokenizer, length, vocab_size=vocabulary)
+    return replay.split(old, 0 if settings.validation else new_held, settings.seed)
+
+
+def _arrange(settings: TrainSettings, new: Examples, old: Examples) -> tuple[Rows, RowOrder]:
+    """New rows, then old ones, and the order that draws from both."""
+    rows, old_rows = make_rows(settings, new), make_rows(settings, old)
+    order = RowOrder(len(rows), settings.batch_size * settings.accumulate, settings.seed)
+    if settings.replay:
+        drawn = Replay.read(settings.replay).rows_an_epoch(new, old, len(old_rows))
+        order = replace(order, old_rows=len(old_rows), replayed=drawn)
+    return [*rows, *old_rows], order
+
+
+def _origin(settings: TrainSettings, parameters: Parameters, old: Examples) -> dict[str, Any]:
+    """What a run's identity says of its past; nothing where it has none."""
+    told: dict[str, Any] = {}
+    if settings.from_adapter:
+        told["starting adapter (digest)"] = adapter_digest(parameters)
+    if settings.replay:
+        told["replay share"] = Replay.read(settings.replay).share
+        told["replay data (digest)"] = data_digest(old)
+    return told
 
 
 def num_examples(settings: TrainSettings, training: Examples, validation: Examples) -> int:

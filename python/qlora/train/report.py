@@ -5,6 +5,7 @@ from pathlib import Path
 
 from qlora.train.methods.method import parameter_count
 from qlora.train.optimizer import describe_optimizer
+from qlora.train.replay import Replay, describe_replay
 from qlora.train.run import Rows, Run
 from qlora_kernels.nn import Description
 
@@ -17,11 +18,16 @@ def describe_start(run: Run, model: Description, checkpoint: Path | None) -> str
         f"training    {run.method.describe()}",
         f"base        {_describe_base(settings.format, model)}",
         f"optimizer   {describe_optimizer(run.optimizer)}",
-        f"data        {_describe_rows(run.rows, settings.sequence_length)}",
+        f"data        {_describe_rows(run.rows[: run.order.rows], settings.sequence_length)}",
         f"validation  {_describe_rows(run.validation, settings.sequence_length)}",
         f"steps       {run.steps}, {run.order.steps_per_epoch} an epoch,"
         f" of {settings.batch_size} x {settings.accumulate} rows",
     ]
+    if settings.from_adapter:
+        lines.append(f"starting    from {settings.from_adapter}")
+    if settings.replay:
+        replay = Replay.read(settings.replay)
+        lines.append(f"replay      {describe_replay(replay, run.order, run.rows)}")
     if run.by_recipe:
         lines.append(f"recipe      {_describe_recipe(run)}")
     if checkpoint:

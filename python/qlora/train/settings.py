@@ -11,6 +11,7 @@ from qlora.recipe.rules import ALPHA_PER_RANK, NAMES, Case, Decided, decide
 from qlora.settings import setting
 from qlora.storage import Format, base_config
 from qlora.train.budget import Budget
+from qlora.train.replay import Replay
 from qlora.train.schedule import Schedule
 from qlora_kernels.errors import InputError
 
@@ -41,6 +42,15 @@ class TrainSettings:
     )
     resume: str | None = setting(
         None, "go on from a checkpoint or run folder; auto: from the latest in --output, if any"
+    )
+
+    from_adapter: Path | None = setting(
+        None, "adapter folder to start from, on its layers and at its rank; a run of its own"
+    )
+    replay: str | None = setting(
+        None,
+        "old data and the share of each epoch's examples that is drawn from them, so that what they"
+        " taught is kept: old.jsonl:0.2",
     )
 
     method: Literal["lora", "full", "prompt", "prefix", "bottleneck"] = setting(
@@ -172,6 +182,10 @@ class TrainSettings:
         for name in ("validation_split", "warmup"):
             value = getattr(self, name)
             _require(name, 0 <= value < 1, "in [0, 1)", value)
+        if self.from_adapter is not None:
+            _require("method", self.method == "lora", "lora with from_adapter", self.method)
+        if self.replay is not None:
+            Replay.read(self.replay)
         if self.optimizer_memory is not None:
             Budget.read("train: optimizer_memory", self.optimizer_memory)
             paged = self.optimizer.startswith("paged")
