@@ -2,6 +2,7 @@
 
     block = norms 4 h + inputs of trained layers d k + queries, keys, values d (q + 2 kv)
             + attention d q + 4 heads + feed-forward 3 d i + DoRA d n
+            packed: keys and values d 2 q instead, + mask d length
     kept  = m (blocks block + last norm 4 h)                    without checkpointing
     kept  = m (blocks d h + block)                              with: inputs, and one block again,
                                                                 when the last norm is done with
@@ -9,11 +10,12 @@
 m tokens, d bytes of an activation, h hidden size, i intermediate size, q and kv the widths of all
 queries and of all keys, k and n a layer's input and output, in bytes for each token. Norms keep a
 float32 copy of their input; attention is fused: it keeps its output and one float32 per head, no
-probabilities. The product of gate and up is the input of down, and is kept if down is trained.
-Layers that read one tensor (q, k and v; gate and up) keep it once. Adapters' dropout keeps nothing:
-its masks are drawn again. Source: the modules of transformers with `qk.qlora_linear`, whose saved
-tensors the tests count; the terms are those of Korthikanti et al., arXiv 2205.05198, section 4,
-for these modules.
+probabilities. Rows of several examples need a mask, with which transformers repeats keys and values
+for every query head, and torch makes numbers of truth values in every layer. The product of gate
+and up is the input of down, and is kept if down is trained. Layers that read one tensor (q, k and
+v; gate and up) keep it once. Adapters' dropout keeps nothing: its masks are drawn again. Source:
+the modules of transformers with `qk.qlora_linear`, whose saved tensors the tests count; the terms
+are those of Korthikanti et al., arXiv 2205.05198, section 4, for these modules.
 """
 
 from collections.abc import Collection
@@ -32,6 +34,7 @@ class Kept:
 
     trained: names of a block's layers whose weight or adapter gets a gradient. whole: norms and
     everything else too. dora: their outputs are kept for the magnitudes, where nothing else does.
+    masked: length of rows whose attention has a mask, 0 without one.
     """
 
     model: Architecture
@@ -39,12 +42,14 @@ class Kept:
     whole: bool
     dora: bool
     bytes_each: int  # of an activation
+    masked: int = 0
 
     def of_block(self) -> int:
         """Bytes for each token of one block."""
         model, d = self.model, self.bytes_each
         total = self._norms() + self._inputs()
-        total += d * (2 * model.query + 2 * model.key_value) + 4 * model.heads
+        key_value = model.query if self._repeats else model.key_value
+        total += d * (2 * model.query + 2 * key_value + self.masked) + 4 * model.heads
         total += self._feed_forward()
         if self.dora:
             total += d * sum(layer.n for layer in self._kept_outputs())
@@ -60,7 +65,7 @@ class Kept:
 
     def _kept_outputs(self) -> list[Linear]:
         """Adapted layers whose output nobody else keeps: a bias makes another tensor of it."""
-        shared = set(READ_AGAIN)
+        shared = READ_AGAIN - ({"self_attn.v_proj"} if self._repeats else set())
         if self.bytes_each == 4:  # a norm's float32 copy is its input itself
             shared |= {"self_attn.q_proj", "self_attn.k_proj"} if self._traits.head_norms else set()
             shared |= {"self_attn.o_proj", "mlp.down_proj"} if self._traits.norms == 4 else set()
@@ -69,6 +74,11 @@ class Kept:
             for layer in self.model.block
             if layer.name in self.trained and (layer.bias or layer.name not in shared)
         ]
+
+    @property
+    def _repeats(self) -> bool:
+        """Whether keys and values are copied, one for every query head."""
+        return self.masked > 0 and self.model.key_value < self.model.query
 
     @property
     def _traits(self) -> Family:

@@ -18,7 +18,7 @@ from qlora.plan.settings import Method, PlanSettings
 
 GIGABYTE = 10**9
 NEAR = 0.05  # share of the quoted figure
-COMMON = PlanSettings(rank=64, sequence_length=512, batch_size=1)
+COMMON = PlanSettings(rank=64, sequence_length=512, batch_size=1, packing=False)
 
 
 @dataclass(frozen=True)

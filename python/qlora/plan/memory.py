@@ -173,7 +173,8 @@ class Forecast:
         layers = self.model.block
         names = {layer.name for layer in self.adapted}
         trained = {x.name for x in layers if whole or any(n.endswith(x.name) for n in names)}
-        return Kept(self.model, trained, whole, self.method == "dora", self._bytes_each)
+        masked = self.settings.sequence_length if self.settings.packing else 0
+        return Kept(self.model, trained, whole, self.method == "dora", self._bytes_each, masked)
 
     def _logits(self) -> int:
         d, v, m = self._bytes_each, self.model.vocabulary, self.settings.tokens

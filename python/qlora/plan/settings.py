@@ -49,6 +49,9 @@ class PlanSettings:
     )
     sequence_length: int = setting(512, "tokens in a row")
     batch_size: int = setting(4, "rows in one forward pass")
+    packing: bool = setting(
+        True, "rows of several examples, whose attention has a mask and copies of keys and values"
+    )
     optimizer: Literal["adamw", "adamw-8bit", "paged-adamw", "paged-adamw-8bit"] = setting(
         "adamw", "8bit: states of a quarter of the size; paged: they leave memory when it is short"
     )

@@ -31,7 +31,7 @@ FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma3_text")
 CASES = [(family, method) for family in FAMILIES for method in ("full", "qlora", "dora")]
 
 
-def kept_bytes(model: torch.nn.Module) -> int:
+def kept_bytes(model: torch.nn.Module, packing: bool) -> int:
     """Of every storage that forward keeps, once, but for what is the model's own."""
     tensors = [*model.parameters(), *model.buffers()]
     own = {tensor.untyped_storage().data_ptr() for tensor in tensors}
@@ -44,12 +44,16 @@ def kept_bytes(model: torch.nn.Module) -> int:
         return tensor
 
     ids = torch.arange(ROWS * LENGTH).view(ROWS, LENGTH) % 500
+    positions = (
+        ids.new_tensor([*range(50), *range(LENGTH - 50)]) if packing else torch.arange(LENGTH)
+    )
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model.base_model(input_ids=ids, use_cache=False)
+        positions = positions.expand(ROWS, -1)
+        model.base_model(input_ids=ids, position_ids=positions, use_cache=False)
     return sum(size for size, _ in kept.values())
 
 
-def measured_and_predicted(family: str, method: str, dtype: str) -> tuple[int, int]:
+def measured_and_predicted(family: str, method: str, dtype: str, packing: bool) -> tuple[int, int]:
     sizes = GPT2_SIZES if family == "gpt2" else SIZES
     config = AutoConfig.for_model(family, **sizes)
     model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).train()
@@ -57,11 +61,12 @@ def measured_and_predicted(family: str, method: str, dtype: str) -> tuple[int, i
         qk.prepare_model(model, qk.QLoRAConfig(rank=RANK, dora=method == "dora"))
     mixed = dtype == "bfloat16" and method != "full"
     with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
-        measured = kept_bytes(model)
+        measured = kept_bytes(model, packing)
     settings = PlanSettings(
         rank=RANK,
         sequence_length=LENGTH,
         batch_size=ROWS,
+        packing=packing,
         dtype=dtype,
         trained_dtype=dtype if method == "full" else "float32",
     )
@@ -69,10 +74,11 @@ def measured_and_predicted(family: str, method: str, dtype: str) -> tuple[int, i
     return measured, forecast.components["activations"]
 
 
+@pytest.mark.parametrize("packing", [False, True], ids=["plain", "packed"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("family", "method"), [*CASES, ("gpt2", "full")])
-def test_the_prediction_is_what_is_kept(family: str, method: str, dtype: str):
-    measured, predicted = measured_and_predicted(family, method, dtype)
+def test_the_prediction_is_what_is_kept(family: str, method: str, dtype: str, packing: bool):
+    measured, predicted = measured_and_predicted(family, method, dtype, packing)
     assert abs(predicted / measured - 1) <= NEAR
 
 

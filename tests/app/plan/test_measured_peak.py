@@ -45,6 +45,7 @@ def test_the_sum_is_the_measured_peak(sizes: dict[str, int], rows: int, checkpoi
         dtype="float32",
         sequence_length=512,
         batch_size=rows,
+        packing=False,
         gradient_checkpointing=checkpointing,
     )
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "QLORA_BACKEND": "cpu"}
