@@ -101,6 +101,9 @@ CURVE_KINDS = {
     "zero_gradient_steps": Kind("share", "steps without any gradient", "norm = 0 / all"),
     "learning_rate_peak": Kind("per step", "the highest learning rate", "maximum of the record"),
     "learning_rate_end": Kind("share", "what was left of it at the end", "last / highest"),
+    "reach": Kind(
+        "change of a parameter", "the farthest that AdamW can have moved one", "sum of the rates"
+    ),
     "update_ratio": Kind(
         "ratio", "how far a step moves the adapters", "median of |update| / |weights|"
     ),

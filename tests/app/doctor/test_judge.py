@@ -41,9 +41,12 @@ CUT_OFF = {
 # cause -> (curves, measured facts) that differ from the healthy run's
 FAULTS: dict[str, tuple[dict, dict[str, float]]] = {
     "frozen-adapters": (FLAT, {"unchanged_parameters": 1.0}),
-    "masked-labels": (FLAT, {"supervised_share": 0.01}),
+    "masked-labels": ({}, {"supervised_share": 0.1, "unanswered_examples": 0.95}),
     "unknown-script": ({}, {"unknown_script": 0.9, "characters_per_token": 0.6}),
-    "learning-rate-too-low": (LINE, {"update_ratio": 1e-4}),
+    "learning-rate-too-low": (
+        {**LINE, "learning_rate": curve(lambda t: 1e-5 + 0 * t)},
+        {"update_ratio": 1e-4},
+    ),
     "learning-rate-too-high": (EXPLODED, {"update_ratio_peak": 0.5}),
     "poisoned-batch": (SPIKE, {}),
     "quantization-brittle": (

@@ -50,6 +50,9 @@ def _pace(curves: Curves) -> list[Fact]:
     if len(rates) and rates.max() > 0:
         peak, end = float(rates.max()), float(rates[-1] / rates.max())
         facts.append(Fact("learning_rate_peak", peak, detail=f"learning rate up to {peak:.3g}"))
+        reach = float(rates.mean() * curves.training.steps[-1])
+        told = f"rates add up to {reach:.2g}: no parameter can have moved further"
+        facts.append(Fact("reach", reach, detail=told))
         facts.append(
             Fact("learning_rate_end", end, detail=f"{end:.0%} of the rate left at the end")
         )

@@ -127,10 +127,18 @@ RATE_TOO_LOW = Rule(
     -2.5,
     (
         Condition(
-            "update_ratio", "<", 1e-3, 2.5, 2.5,
+            "reach", "<", 5e-3, 2.0, 2.0,
             says="{detail}: too little to get anywhere",
-            denies="a step moves the adapters by {value:.2g} of their size, which is enough",
-            reason="at 1e-3 an adapter needs 1,000 steps in one direction to move by its own size",
+            denies="the rates add up to {value:.2g}, which is enough to get somewhere",
+            reason="entries of B, which start at 0, are a hundredth or more in finished runs; AdamW"
+            " moves an entry by at most the rate in a step",
+        ),
+        Condition(
+            "update_ratio", "<", 2e-4, 1.0, 0.5,
+            says="{detail}",
+            denies="a step moves the adapters by {value:.2g} of their size",
+            reason="at 2e-4 an adapter needs 5,000 steps in one direction to move by its own size;"
+            " how large A starts, which decides it, differs by init and rank",
         ),
         replace(FLAT, against=0.5),
         Condition(

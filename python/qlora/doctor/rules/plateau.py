@@ -10,10 +10,11 @@ NO_GAP = Condition(
 )  # fmt: skip
 
 STEPS_TOO_SMALL = Condition(
-    "update_ratio", "<", 1e-3, -2.0, 0.0,
-    says="the adapters hardly moved",
-    denies="steps were large enough ({value:.2g} of the adapters' size)",
-    reason="at 1e-3 an adapter needs 1,000 steps in one direction to move by its own size",
+    "reach", "<", 5e-3, -2.0, 0.0,
+    says="{detail}, which is too little to know",
+    denies="steps were large enough: their {detail}",
+    reason="entries of B, which start at 0, are a hundredth or more in finished runs; AdamW moves"
+    " an entry by at most the rate in a step",
 )  # fmt: skip
 
 NOT_MOVED = Condition(
