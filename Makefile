@@ -12,7 +12,7 @@ TEST := .venv-test/bin/python
 PYTEST := OMP_NUM_THREADS=1 $(TEST) -m pytest -n auto --maxprocesses 4 --dist loadfile
 BUILT_FROM := pyproject.toml setup.py $(shell find csrc -type f)
 
-.PHONY: help demo demo-compare test test-full kernels-report cuda gpu sanitize lint check-machine clean
+.PHONY: help demo demo-compare doctor-bench test test-full kernels-report cuda gpu sanitize lint check-machine clean
 .DELETE_ON_ERROR:
 
 help:  ## list these targets
@@ -23,6 +23,9 @@ demo: .venv/ready  ## fine-tune a real 4-bit model and print base against tuned
 
 demo-compare: .venv/ready  ## QLoRA against 16-bit LoRA on the demo task, 3 seeds each
 	$(DEMO) -m qlora.demo.compare
+
+doctor-bench: .venv-test/ready  ## faults put into 60 runs on purpose, and what `qlora doctor` names
+	OMP_NUM_THREADS=1 $(TEST) -m bench doctor
 
 # All configurations take minutes: tests compile two of each kernel, `make kernels-report` all.
 test: KERNELS := --sample
