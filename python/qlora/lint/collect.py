@@ -17,23 +17,21 @@ from qlora.lint.tokens import (
     find_unlearnable,
 )
 
-SAMPLE = 5_000  # passages whose scripts are measured, and that are searched for foreign ends
+SAMPLE = 5_000  # passages whose scripts are measured
 RARE = 0.01  # share of the letters below which a script is a name or a quotation
 
 
 def lint(passages: Passages, tokenized: Tokenized | None = None) -> list[Notice]:
     """What is wrong with the data, the worst first; without a tokenizer only what texts show."""
-    some = sample(passages.file, SAMPLE)
     notices = find_leakage(passages)
     if tokenized is not None:
         notices += find_unlearnable(tokenized)
-        texts = [passage.text for passage in some]
+        texts = [passage.text for passage in sample(passages.file, SAMPLE)]
         notices += find_scripts(measure_scripts(tokenized.tokenizer, texts))
         notices += find_missing_ends(tokenized)
         notices += find_doubled_beginnings(tokenized)
-        notices += find_foreign_ends(
-            tokenized.tokenizer, [(passage.source, passage.text) for passage in some]
-        )
+        pairs = [(passage.source, passage.text) for passage in passages.file]
+        notices += find_foreign_ends(tokenized.tokenizer, pairs)
         notices += find_truncation(tokenized)
     notices += find_duplicates(passages)
     if tokenized is not None:

@@ -68,9 +68,9 @@ def read_passages(path: Path) -> list[Passage]:
 
 
 def row_text(row: Row) -> str:
-    """All that a row says, in its order."""
+    """All that a row says, in its order; who says it is not part of it."""
     if "messages" in row:
-        return "\n".join(f"{message['role']}: {message['content']}" for message in row["messages"])
+        return "\n".join(message["content"] for message in row["messages"])
     return "\n".join(row.values())
 
 

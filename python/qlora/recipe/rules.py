@@ -1,7 +1,7 @@
 """What follows from the number of examples and from other settings, each with its reason.
 
     dropout, weight decay: straight lines over log(examples) between the points of BY_EXAMPLES
-    alpha = 2 rank
+    alpha = 2 rank;    with rsLoRA, which divides it by sqrt(rank), 8: also 2 at rank 16
     learning_rate = 10 x full fine-tuning's, divided by sqrt(lora_plus_ratio)
 
 LoRA+ gives B a rate of `lora_plus_ratio` times A's; the square root keeps their geometric mean at
@@ -26,6 +26,7 @@ DIGITS = {"dropout": 2, "weight_decay": 3}
 FEW = 1_000  # examples; below, tuning may not be the best way
 
 ALPHA_PER_RANK = 2.0
+USUAL_RANK = 16
 FULL_RATE = 2e-5  # what full fine-tuning takes
 TIMES_FULL = 10  # an adapter starts from nothing and has far to go
 LORA_PLUS = 16.0
@@ -61,7 +62,8 @@ class Case:
 
     num_examples: int
     method: Method = "lora"
-    rank: int = 16
+    rank: int = USUAL_RANK
+    rslora: bool = False
     given: Mapping[str, float] | None = None
 
     def value(self, name: str) -> float | None:
@@ -123,6 +125,11 @@ def _size(name: str, num_examples: int) -> str:
 
 
 def _alpha(case: Case) -> Advice:
+    if case.rslora:
+        alpha = ALPHA_PER_RANK * math.sqrt(USUAL_RANK)
+        return Advice(
+            alpha, f"rsLoRA: updates count twice at rank {USUAL_RANK}, less at higher ones"
+        )
     return Advice(ALPHA_PER_RANK * case.rank, "2 x rank: updates count twice, at any rank")
 
 

@@ -73,7 +73,9 @@ class TrainSettings:
         False, "nf4, fp4: search each block's scale for the least error, once, at the start"
     )
     rank: int = setting(16, "rank of the adapters")
-    alpha: float | None = setting(None, "adapters count alpha / rank; default twice the rank")
+    alpha: float | None = setting(
+        None, "adapters count alpha / rank; default twice the rank, 8 with --rslora"
+    )
     rank_pattern: dict[str, int] | None = setting(
         None, "another rank for some layers, by the ends of their names: q_proj=32"
     )
@@ -205,7 +207,7 @@ class TrainSettings:
     def case(self, num_examples: int) -> Case:
         """What the recipe asks about."""
         given = {name: getattr(self, name) for name in NAMES if getattr(self, name) is not None}
-        return Case(num_examples, self.method, self.rank, given)
+        return Case(num_examples, self.method, self.rank, self.rslora, given)
 
     @property
     def decided(self) -> Decided:

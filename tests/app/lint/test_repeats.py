@@ -57,7 +57,7 @@ def test_leakage_names_both_lines(write):
     assert leakage.evidence == (
         'validation line 1 = training line 40: "39 + 1? It is 40."',
         'validation line 22 = training line 41: "90 + 1? it is 91."',
-        'validation line 23 = training line 42: "user: Who is there? assistant: Nay, answer me."',
+        'validation line 23 = training line 42: "Who is there? Nay, answer me."',
     )
     assert leakage.fix == "take them out of one of the two files"
 

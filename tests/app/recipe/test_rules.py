@@ -69,6 +69,12 @@ def test_alpha_is_twice_the_rank(rank: int):
     assert replace(BARE, rank=rank).layers.alpha == 2 * rank
 
 
+def test_rslora_begins_where_lora_is_and_grows_less():
+    plain, root = (replace(BARE, rslora=rslora).following(500) for rslora in (False, True))
+    assert plain.decided.alpha / 16 == root.decided.alpha / 16**0.5
+    assert replace(BARE, rslora=True, rank=64).following(500).decided == root.decided
+
+
 @given(
     st.integers(1, 10**6), st.fixed_dictionaries({}, optional=dict.fromkeys(NAMES, st.just(0.25)))
 )
