@@ -4,10 +4,14 @@ import importlib.util
 import shutil
 import sysconfig
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from bench.gpu.place import ROOT, Place
 
+ARCHITECTURE = "QLORA_CUDA_ARCH"
 WHEELS = "wheels"  # in the root, ignored by git: packages for a machine without network
 
 
@@ -26,16 +30,18 @@ def carried_packages(place: Place) -> Path | None:
 
 def build(place: Place) -> Iterator[str]:
     """One line for each native module."""
-    yield f"_cuda: {_cuda()}"
+    yield f"_cuda: {_cuda(place)}"
     yield f"_cpu: {_cpu(place)}"
 
 
-def _cuda() -> str:
-    if not any((ROOT / "csrc/cuda").glob("*.cu")):
-        return "nothing to build, csrc/cuda holds no kernels"
+def _cuda(place: Place) -> str:
+    """In place, for this machine's GPU alone."""
+    if place.rehearses:
+        return "not built, there is no GPU for it"
     if shutil.which("nvcc") is None:
         return "not built, nvcc is not installed"
-    return "setup.py does not build csrc/cuda yet"
+    major, minor = torch.cuda.get_device_capability()
+    return _extensions(place, "90a" if (major, minor) == (9, 0) else f"{major}{minor}")
 
 
 def _cpu(place: Place) -> str:
@@ -43,9 +49,15 @@ def _cpu(place: Place) -> str:
     name = "_cpu" + str(sysconfig.get_config_var("EXT_SUFFIX"))
     if (ROOT / "qlora_kernels" / name).exists():
         return "built already"
+    return _extensions(place, "")
+
+
+def _extensions(place: Place, architecture: str) -> str:
+    """All that setup.py builds, _cuda for one architecture, or not at all if that is empty."""
     missing = [p for p in ("pybind11", "setuptools") if importlib.util.find_spec(p) is None]
     if missing:
-        return f"not built, {' and '.join(missing)} not installed: CPU comparisons use plain torch"
-    code, output = place.python("setup.py", "-q", "build_ext", "--inplace", seconds=180)
+        return f"not built, {' and '.join(missing)} not installed"
+    there = replace(place, variables={**place.variables, ARCHITECTURE: architecture})
+    code, output = there.python("setup.py", "-q", "build_ext", "--inplace", seconds=240)
     last = (output.strip().splitlines() or ["no output"])[-1]
     return "built" if code == 0 else f"not built: {last}"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.gpu.place import Place
+from bench.gpu.verify import named
 
 PEERS = "torch,bitsandbytes,peft"
 
@@ -18,10 +19,11 @@ class Measurement:
     options: tuple[str, ...]
     seconds: float = 90.0
     room: str = ""  # whose tests must be green, where it has another name than the op
+    backend: str = "triton"
 
     @property
     def tested(self) -> str:
-        return self.room or self.op
+        return named(self.room or self.op, self.backend)
 
 
 MEASUREMENTS = (
@@ -33,6 +35,11 @@ MEASUREMENTS = (
     ),
     Measurement("quantize", ("--shapes", "llama-8b"), 40),
     Measurement("dora_column_norm", ("--shapes", "llama-8b"), 30),
+    Measurement("dequantize", ("--shapes", "llama-8b"), 40, backend="cuda"),
+    Measurement("quantize", ("--shapes", "llama-8b"), 40, backend="cuda"),
+    Measurement("qlora_linear", ("--shapes", "llama-8b", "--m", "1,16"), 40, backend="cuda"),
+    Measurement("adamw8bit", ("--shapes", "448x93696"), 40, room="adamw", backend="cuda"),
+    Measurement("dora_column_norm", ("--shapes", "llama-8b"), 30, backend="cuda"),
     Measurement(
         "linear_cross_entropy",
         ("--shapes", "llama-8b", "--m", "4096", "--direction", "forward,forward+backward"),
@@ -54,24 +61,26 @@ def measure(place: Place, green: set[str], timed: set[str]) -> Iterator[str]:
     whole.unlink(missing_ok=True)
     plotted: set[str] = set()
     for measurement in MEASUREMENTS:
-        op = measurement.op
+        op, backend = measurement.op, measurement.backend
+        name = named(op, backend)
         if measurement.tested not in green or op not in timed:
-            yield f"{op}: not timed, {'it is not green' if op in timed else 'bench has no such op'}"
+            why = "it is not green" if op in timed else "bench has no such op"
+            yield f"{name}: not timed, {why}"
             continue
         if place.seconds_left < 10:
-            yield f"{op} {' '.join(measurement.options)}: not timed, no time is left"
+            yield f"{name} {' '.join(measurement.options)}: not timed, no time is left"
             continue
         part = place.output / "part.jsonl"
         options = TINY if place.rehearses else (*measurement.options, "--seconds", "0.1")
-        words = ["-m", "bench", "--op", op, "--backend", "triton", *options, "--json", str(part)]
+        words = ["-m", "bench", "--op", op, "--backend", backend, *options, "--json", str(part)]
         words += [] if place.rehearses else ["--against", PEERS]
-        if op not in plotted:
-            words += ["--plot", str(place.output / f"{op}.png")]
-            plotted.add(op)
+        if name not in plotted:
+            words += ["--plot", str(place.output / f"{name}.png")]
+            plotted.add(name)
         seconds = None if place.rehearses else measurement.seconds
         code, output = place.python(*words, seconds=seconds)
         _append(part, whole)
-        yield output.rstrip() + ("" if code == 0 else f"\n{op}: ended with {code}")
+        yield output.rstrip() + ("" if code == 0 else f"\n{name}: ended with {code}")
 
 
 def _append(part: Path, whole: Path) -> None:

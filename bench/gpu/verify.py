@@ -3,13 +3,15 @@
 import sys
 import xml.etree.ElementTree as Xml
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.gpu.place import Place
 
 TESTS = "tests/gpu"
-SANITIZERS = ("memcheck", "racecheck")
+# backend -> the longest its tests may take; each runs in a process of its own.
+BACKENDS = {"triton": 240.0, "cuda": 90.0}
+SANITIZERS = {"triton": ("memcheck", "racecheck"), "cuda": ("memcheck", "racecheck", "initcheck")}
 PYTEST = ("-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", "-p", "no:xdist")
 # Another machine's pytest and torch may be older, and warn of what is none of ours.
 LENIENT = ("-o", "minversion=7.0", "-o", "filterwarnings=default")
@@ -25,23 +27,34 @@ class Outcome:
     message: str = ""
 
 
-def run_tests(place: Place, seconds: float) -> list[Outcome]:
+def named(op: str, backend: str) -> str:
+    """An op of a backend, for people: Triton's is the plain one."""
+    return op if backend == "triton" else f"{op} ({backend})"
+
+
+def testing(place: Place, backend: str) -> Place:
+    """The same place, where the GPU tests are a backend's."""
+    return replace(place, variables={**place.variables, "QLORA_GPU_TESTS": backend})
+
+
+def run_tests(place: Place, backend: str) -> list[Outcome]:
     """Every op, dtype and case against float64."""
     report = place.output / "tests.xml"
-    code, output = place.python(*PYTEST, *LENIENT, TESTS, f"--junitxml={report}", seconds=seconds)
+    command = [*PYTEST, *LENIENT, TESTS, f"--junitxml={report}"]
+    code, output = testing(place, backend).python(*command, seconds=BACKENDS[backend])
     place.log(output)
     if not report.exists():
         last = (output.strip().splitlines() or ["no output"])[-1]
         return [Outcome("all", f"pytest ended with {code}", "failed", last)]
-    tests = list(read_report(report))
+    tests = list(read_report(report, backend))
     report.unlink()
     return tests
 
 
-def read_report(report: Path) -> Iterator[Outcome]:
+def read_report(report: Path, backend: str) -> Iterator[Outcome]:
     for case in Xml.parse(report).iter("testcase"):
         words = case.get("classname", "").split(".")
-        op = words[-1].removeprefix("test_")
+        op = named(words[-1].removeprefix("test_"), backend)
         for status, tag in (("failed", "failure"), ("failed", "error"), ("skipped", "skipped")):
             if (found := case.find(tag)) is not None:
                 message = (found.get("message") or "").strip().splitlines() or [""]
@@ -59,14 +72,15 @@ def green_ops(tests: list[Outcome]) -> set[str]:
 
 def sanitize(place: Place, seconds: float) -> Iterator[str]:
     """compute-sanitizer over the short list, one line for each tool."""
-    for tool in SANITIZERS:
+    for backend, tool in [(b, tool) for b, tools in SANITIZERS.items() for tool in tools]:
+        name = named(tool, backend)
         if place.rehearses:
-            yield f"{tool}: not run, there is no GPU to check"
+            yield f"{name}: not run, there is no GPU to check"
             continue
         command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", sys.executable]
-        code, output = place.call(
+        code, output = testing(place, backend).call(
             [*command, *PYTEST, *LENIENT, TESTS, "-m", "sanitizer"], seconds=seconds
         )
         place.log(output)
         last = (output.strip().splitlines() or ["no output"])[-1]
-        yield f"{tool}: {'clean' if code == 0 else f'red ({last})'}"
+        yield f"{name}: {'clean' if code == 0 else f'red ({last})'}"

@@ -5,14 +5,22 @@ the assembler unrolled four times, `dot` a loop around each architecture's matri
 """
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from bench.compile_gate import command, limits
-from bench.compile_gate.bound import Work, bound, occupancy, pipe_clocks, sass_per_weight
+from bench.compile_gate import command, cuda_rows, limits
+from bench.compile_gate.bound import (
+    Work,
+    bound,
+    occupancy,
+    pipe_clocks,
+    sass_beyond_memory,
+    sass_per_weight,
+)
 from bench.compile_gate.compiled import Row, tensor_memory_multiply_adds
 from bench.compile_gate.machines import MACHINES
 from bench.compile_gate.ptx import unrolled
@@ -49,6 +57,35 @@ def test_widths_of_loads_are_bits_per_lane():
     assert body("decode_sm_80").load_widths == {64: 4, 32: 4}
     assert Instruction("LDG.E.U8.CONSTANT", "R1, [R2]").global_bits == 8
     assert Instruction("LDS.128", "R1, [R2]").global_bits == 0
+
+
+def test_a_mark_names_the_loop():
+    text = "\n".join(
+        [".L_x_0:", "/*0000*/ STG.E [R2.64], R1 ;", "/*0010*/ BRA `(.L_x_0);",
+         ".L_x_1:", "/*0020*/ LDG.E R1, [R2.64] ;", ".L_x_2:", "/*0030*/ LDGSTS [R1], [R2.64] ;",
+         "/*0040*/ BRA `(.L_x_2);", "/*0050*/ BRA `(.L_x_1);", "/*0060*/ EXIT ;"]
+    )  # fmt: skip
+    assert [i.opcode for i in inner_body(text, "LDGSTS").instructions] == ["LDGSTS", "BRA"]
+
+
+def test_arithmetic_is_what_is_left_without_loads_and_stores():
+    work = straight("LDS.64", "PRMT", "FMUL", "STG.E.128", "DEPBAR.LE", "BRA", weights=128)
+    assert (sass_per_weight(work), sass_beyond_memory(work)) == (6.0, 3.0)
+
+
+def test_no_nvcc_is_a_reason_and_a_stale_module_a_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(cuda_rows, "MODULE", tmp_path / "_cuda.so")
+    monkeypatch.setattr(cuda_rows.shutil, "which", lambda name: None)
+    assert "nvcc is not installed" in str(cuda_rows.why_not())
+    monkeypatch.setattr(cuda_rows.shutil, "which", lambda name: "nvcc")
+    assert cuda_rows.why_not() is None
+    assert "should be built" in str(cuda_rows.fault())
+    (tmp_path / "_cuda.so").touch()
+    assert cuda_rows.fault() is None
+    os.utime(tmp_path / "_cuda.so", (0, 0))
+    assert "is older" in str(cuda_rows.fault())
 
 
 def test_the_assemblers_unrolling_is_seen():
@@ -178,7 +215,7 @@ def test_the_command_writes_rows_and_fails_on_a_breach(
     monkeypatch.setattr(limits, "FILE", tmp_path / "limits.json")
     (tmp_path / "limits.json").write_text("{}")
     output = tmp_path / "build/kernels.json"
-    arguments = SimpleNamespace(ops="", update=True, output=output, sample=False)
+    arguments = SimpleNamespace(ops="", update=True, output=output, sample=False, backend="triton")
     assert command.run(arguments) == 0
     arguments.update = False
     assert command.run(arguments) == 0

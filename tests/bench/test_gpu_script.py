@@ -37,7 +37,9 @@ def place(tmp_path: Path) -> Place:
 
 def test_the_report_is_read(tmp_path: Path):
     (tmp_path / "tests.xml").write_text(REPORT)
-    assert list(read_report(tmp_path / "tests.xml")) == TESTS
+    assert list(read_report(tmp_path / "tests.xml", "triton")) == TESTS
+    ops = {test.op for test in read_report(tmp_path / "tests.xml", "cuda")}
+    assert ops == {"quantize (cuda)", "dequantize (cuda)", "qlora_linear (cuda)"}
 
 
 def test_red_stands_first():
@@ -54,7 +56,7 @@ def test_green_is_what_passed_and_never_failed():
 
 def test_tests_that_never_ran_are_red(place: Place, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(verify, "PYTEST", ("-c", "print('boom'); raise SystemExit(3)"))
-    (test,) = run_tests(place, 60)
+    (test,) = run_tests(place, "triton")
     assert (test.status, test.name, test.message) == ("failed", "pytest ended with 3", "boom")
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import qlora_kernels as qk
+from gpu.placed import BACKEND
 from qlora_kernels.gpu.availability import interpreting
 
-BACKEND = "triton"
 HERE = Path(__file__).parent
 
 
@@ -33,10 +33,10 @@ def device() -> str:
 
 @pytest.fixture(autouse=True)
 def only_where_there_is_a_kernel(request: pytest.FixtureRequest) -> None:
-    """A file test_<op>.py tests an op: a room without Triton kernel is named."""
+    """A file test_<op>.py tests an op: a room without kernel for this backend is named."""
     op = request.path.stem.removeprefix("test_")
-    if not (Path(qk.__file__).parent / "ops" / op / "triton_kernel.py").exists():
-        pytest.skip(f"{op} has no Triton kernel")
+    if not (Path(qk.__file__).parent / "ops" / op / f"{BACKEND}_kernel.py").exists():
+        pytest.skip(f"{op} has no {BACKEND} kernel")
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import qlora_kernels as qk
-from gpu.placed import forced
+from gpu.placed import BACKEND, forced
 from qlora_kernels.gpu.availability import interpreting
 
 SIZES = (5000, 12_000) if interpreting() else (3, 5000, 16 * 4096, 100_003)
@@ -18,8 +18,8 @@ STEPS = 2 if interpreting() else 4
 @pytest.fixture(autouse=True)
 def only_where_there_is_a_kernel() -> None:
     """Paging is no op: it runs adamw's."""
-    if not (Path(qk.__file__).parent / "ops/adamw/triton_kernel.py").exists():
-        pytest.skip("adamw has no Triton kernel")
+    if not (Path(qk.__file__).parent / f"ops/adamw/{BACKEND}_kernel.py").exists():
+        pytest.skip(f"adamw has no {BACKEND} kernel")
 
 
 def train(parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer, steps: int) -> None:
