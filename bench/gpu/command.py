@@ -10,6 +10,7 @@ from time import monotonic
 import torch
 
 from bench.gpu.build import build, carried_packages
+from bench.gpu.goals import goals_told
 from bench.gpu.measurements import measure, num_records
 from bench.gpu.place import DEVICES, GPU, REHEARSAL, ROOT, Place, slug, variables
 from bench.gpu.verify import BACKENDS, Outcome, green_ops, run_tests, sanitize
@@ -53,6 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
         red = red or ": red" in line
     for output in measure(place, green_ops(tests), set(OPS)):
         _say(place, "bench", output)
+    for line in goals_told(place.output / "kernels.jsonl"):
+        _say(place, "goal", line)
     count = num_records(place.output / "kernels.jsonl")
     _say(place, "end", f"{count} records in {place.output}, {place.seconds_left:.0f} s left")
     return int(red or not count)

@@ -45,6 +45,7 @@ MEASUREMENTS = (
         ("--shapes", "llama-8b", "--m", "4096", "--direction", "forward,forward+backward"),
     ),
     Measurement("adamw8bit", ("--shapes", "448x93696"), 40, room="adamw"),
+    Measurement("adamw8bit", ("--shapes", "448x93696", "--format", "paged8bit"), 40, room="paging"),
     Measurement("qlora_linear", ("--shapes", "llama-8b", "--m", "4096", "--rank", "0"), 40),
     Measurement(
         "qlora_linear",

@@ -113,7 +113,8 @@ class AdamW(Optimizer):
                 loss = closure()
         if work := self._work():
             gate = self._gate([gradient for _, gradient, _ in work])
-            self._skipped = self._skipped.to(gate.skip.device) + gate.skip
+            # In place, so that a replayed CUDA graph goes on counting.
+            self._skipped = self._skipped.to(gate.skip.device).add_(gate.skip)
             for device in {segment.device for segment, _, _ in work}:
                 self._update([w for w in work if w[0].device == device], gate.to(device))
         return loss

@@ -8,6 +8,7 @@ import pytest
 
 from bench.gpu import command, measurements, verify
 from bench.gpu.build import build
+from bench.gpu.goals import goals_told
 from bench.gpu.measurements import MEASUREMENTS, measure, num_records
 from bench.gpu.place import REHEARSAL, Place, slug, variables
 from bench.gpu.verify import Outcome, green_ops, read_report, run_tests
@@ -142,3 +143,22 @@ def test_the_library_needs_no_native_module():
     )
     place = Place(Path("."), REHEARSAL, monotonic() + 100)
     assert place.call([sys.executable, "-c", program]) == (0, "")
+
+
+def test_goals_are_told_and_never_asserted(tmp_path: Path):
+    whole = tmp_path / "kernels.jsonl"
+    assert all("was not timed" in line for line in goals_told(whole))
+    case = {"format": "8bit"}
+    records = [
+        {"op": "adamw8bit", "case": case, "against": None, "ratio": None, "share_of_roof": 0.5},
+        {"op": "adamw8bit", "case": case, "against": "torch", "ratio": 1.0, "share_of_roof": 0.7},
+        {
+            "op": "adamw8bit", "case": case, "against": "bitsandbytes", "ratio": 9.0,
+            "share_of_roof": 0.7,
+        },
+    ]  # fmt: skip
+    whole.write_text("".join(json.dumps(record) + "\n" for record in records))
+    bandwidth, bitsandbytes, paged = goals_told(whole)
+    assert bandwidth.endswith("at least 0.6, was 0.50: missed")
+    assert bitsandbytes.endswith("at least 5, was 9.00")
+    assert paged.endswith("was not timed")

@@ -1,13 +1,16 @@
 """AdamW on the GPU: the reference's steps, its codes, and a step that a CUDA graph can hold."""
 
+from typing import Any
+
 import pytest
 import torch
+from torch.autograd import DeviceType
 
 import qlora_kernels as qk
 from gpu.placed import forced
 from kernels import test_adamw as kernels
 from qlora_kernels.gpu.availability import interpreting
-from qlora_kernels.ops.adamw import Gate, adamw_step, gradient_gate
+from qlora_kernels.ops.adamw import Gate, adamw_step, gradient_gate, triton_kernel
 from qlora_kernels.testing.cases import FLOAT_DTYPES
 
 # The sizes of adapters of a model of width 4096, 8-bit, beside small ones.
@@ -70,6 +73,87 @@ def test_an_optimizer_step_waits_for_nothing(device: str):
             torch.cuda.set_sync_debug_mode("default" if not optimizer.state else "error")
             optimizer.step()
             torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("count", [3, 448])
+def test_one_launch_updates_all(device: str, count: int, monkeypatch: pytest.MonkeyPatch):
+    """However many tensors: one launch per pair of dtypes, and one per dtype of gradients."""
+    count = min(count, 12) if interpreting() else count
+    launched: list[str] = []
+    launch = triton_kernel.launch
+
+    def counted(kernel: Any, *arguments: Any, **named: Any) -> None:
+        launched.append(kernel.fn.__name__)
+        launch(kernel, *arguments, **named)
+
+    monkeypatch.setattr(triton_kernel, "launch", counted)
+    optimizer = stepped_once(device, count)
+    launched.clear()
+    with forced():
+        optimizer.step()
+    assert sorted(launched) == ["adamw_kernel", "squares_kernel"]
+
+
+def test_the_trace_of_a_step(device: str):
+    """What the driver saw: one update, one sum, no wait and no copy to the host."""
+    if interpreting():
+        pytest.skip("there is no trace of kernels without a GPU")
+    optimizer = stepped_once(device, 448)
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    torch.cuda.synchronize()
+    with torch.profiler.profile(activities=activities) as profile:
+        with torch.profiler.record_function("the step"), forced():
+            optimizer.step()
+        torch.cuda.synchronize()
+    events = profile.events()
+    (step,) = (e for e in events if e.name == "the step" and e.device_type == DeviceType.CPU)
+    span = step.time_range
+    calls = [
+        e.name
+        for e in events
+        if e.device_type == DeviceType.CPU and span.start <= e.time_range.start <= span.end
+    ]
+    on_gpu = [e.name for e in events if e.device_type == DeviceType.CUDA and e.name != "the step"]
+    assert [name for name in on_gpu if "adamw_kernel" in name] == ["adamw_kernel"]
+    assert [name for name in on_gpu if "squares_kernel" in name] == ["squares_kernel"]
+    assert not [name for name in on_gpu if "DtoH" in name or "HtoD" in name]
+    assert not [name for name in calls if "Synchronize" in name]
+
+
+def test_a_captured_optimizer_step_replays(device: str):
+    """The optimizer whole, clipping and counting with it; a bad gradient is skipped in a replay."""
+    if interpreting():
+        pytest.skip("there is no CUDA graph without a GPU")
+    eager, replayed = stepped_once(device, 5), stepped_once(device, 5)
+    theirs, ours = (o.param_groups[0]["params"] for o in (eager, replayed))
+    graph = torch.cuda.CUDAGraph()
+    with forced():
+        with torch.cuda.graph(graph):
+            replayed.step()
+        for _ in range(3):
+            eager.step()
+            graph.replay()
+        assert all(map(torch.equal, ours, theirs))
+        ours[2].grad.fill_(float("nan"))
+        for _ in range(2):
+            graph.replay()
+    assert all(map(torch.equal, ours, theirs))
+    assert replayed.skipped_steps == 2
+
+
+def stepped_once(device: str, count: int) -> qk.optim.AdamW:
+    """An optimizer over tensors that all have states, and gradients that stay where they are."""
+    random = torch.Generator(device).manual_seed(0)
+    parameters = [
+        torch.nn.Parameter(torch.randn(4096 + 256 * (i % 3), generator=random, device=device))
+        for i in range(count)
+    ]
+    for parameter in parameters:
+        parameter.grad = torch.randn(parameter.shape, generator=random, device=device)
+    optimizer = qk.optim.AdamW(parameters, bits=8, max_gradient_norm=1.0)
+    with forced():
+        optimizer.step()
+    return optimizer
 
 
 @pytest.mark.sanitizer

@@ -6,7 +6,7 @@ from functools import cache
 
 import torch
 
-from qlora_kernels.formats.blockwise8 import BLOCK, num_blocks, thresholds
+from qlora_kernels.formats.blockwise8 import BLOCK, thresholds
 from qlora_kernels.formats.codebooks import dynamic_map
 from qlora_kernels.gpu.availability import misplaced
 from qlora_kernels.gpu.compile_case import CompileCase
@@ -16,7 +16,7 @@ from qlora_kernels.ops.adamw.triton_table import (
     ROWS,
     addresses,
     aligned,
-    chunks,
+    chunk_table,
     numbers,
     on_device,
 )
@@ -61,15 +61,16 @@ def _step(
 
     device = segments[0].device
     rows = [addresses(s, g) for s, g in zip(segments, gradients, strict=True)]
-    sizes = [segment.parameter.numel() for segment in segments]
+    sizes = tuple(segment.parameter.numel() for segment in segments)
+    work = chunk_table(sizes, device)
     launch(
         adamw_kernel,
-        (_num_programs(sizes),),
+        (len(work),),
         device,
         on_device(rows, torch.int64, device),
         on_device(sizes, torch.int64, device),
         on_device([numbers(h) for h in hyper], torch.float64, device),
-        on_device(list(chunks(sizes)), torch.int32, device),
+        work,
         *(dynamic_map(device, signed) for signed in (True, False)),
         *(_thresholds(device, signed) for signed in (True, False)),
         *(gate.scale, gate.skip),
@@ -95,15 +96,16 @@ def _squares(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
 
     device = gradients[0].device
     pointers = [gradient.data_ptr() for gradient in gradients]
-    sizes = [gradient.numel() for gradient in gradients]
-    partial = torch.empty(_num_programs(sizes), dtype=torch.float64, device=device)
+    sizes = tuple(gradient.numel() for gradient in gradients)
+    work = chunk_table(sizes, device)
+    partial = torch.empty(len(work), dtype=torch.float64, device=device)
     launch(
         squares_kernel,
         (len(partial),),
         device,
         on_device(pointers, torch.int64, device),
         on_device(sizes, torch.int64, device),
-        on_device(list(chunks(sizes)), torch.int32, device),
+        work,
         partial,
         GRADIENT=DTYPES[gradients[0].dtype],
         ALIGNED=not any(value % 16 for value in (*pointers, *sizes)),
@@ -111,10 +113,6 @@ def _squares(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
         num_warps=_NUM_WARPS,
     )
     return partial
-
-
-def _num_programs(sizes: Sequence[int]) -> int:
-    return sum(-(-num_blocks(size) // ROWS) for size in sizes)
 
 
 @cache

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from enum import IntEnum, auto
 from functools import lru_cache
 from math import inf, log
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -20,6 +21,8 @@ ROWS = 4  # blocks of a segment that a program updates
 _TABLES = 64  # that are kept: four a launch, for several optimizers
 
 Row = tuple[int, ...]
+
+_rows: "WeakKeyDictionary[Segment, Row]" = WeakKeyDictionary()
 
 
 class Address(IntEnum):
@@ -51,7 +54,14 @@ class Number(IntEnum):
 
 
 def addresses(segment: Segment, gradient: torch.Tensor) -> Row:
-    """A row of addresses."""
+    """A row of addresses; the segment's own are read once."""
+    row = _rows.get(segment)
+    if row is None or row[Address.GRADIENT] != gradient.data_ptr():
+        row = _rows[segment] = _read_addresses(segment, gradient)
+    return row
+
+
+def _read_addresses(segment: Segment, gradient: torch.Tensor) -> Row:
     tensors = (
         segment.parameter, gradient, segment.exp_avg, segment.exp_avg_sq,
         segment.exp_avg_absmax, segment.exp_avg_sq_absmax, segment.master, segment.step,
@@ -92,7 +102,19 @@ def on_device(
 
 
 @lru_cache(maxsize=_TABLES)
+def chunk_table(sizes: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """The rows of `chunks` [programs, 2], int32: far more than tensors, so made once a size."""
+    return _copied(tuple(chunks(sizes)), torch.int32, device)
+
+
+@lru_cache(maxsize=_TABLES)
 def _made(
+    rows: tuple[int | tuple[float, ...], ...], dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
+    return _copied(rows, dtype, device)
+
+
+def _copied(
     rows: tuple[int | tuple[float, ...], ...], dtype: torch.dtype, device: torch.device
 ) -> torch.Tensor:
     if capturing():
