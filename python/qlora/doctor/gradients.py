@@ -57,7 +57,7 @@ class LayerGradient:
             return float(torch.linalg.svdvals(self.seen.double())[:rank].square().sum())
         first, second = self.seen.double().chunk(2, dim=1)
         found = torch.linalg.svd(first, full_matrices=False).U[:, :rank]
-        return 2 * _energy(found.T @ second)
+        return min(2 * _energy(found.T @ second), self.energy)
 
 
 def layer_gradients(

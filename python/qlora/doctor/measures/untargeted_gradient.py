@@ -16,37 +16,34 @@ share that has not shrunk says what other layers are being asked for. Energies o
 compared, but AdamW does not step by them: it is no forecast of how fast such an adapter learns.
 """
 
-from collections.abc import Mapping
 from statistics import median_high
 
 from qlora.doctor.facts import Fact
-from qlora.doctor.gradients import LayerGradient
+from qlora.doctor.measures.captured_gradient import Gradients, energy
 from qlora.doctor.subject import Subject
-
-Gradients = Mapping[str, LayerGradient]
 
 
 def measure(subject: Subject) -> list[Fact]:
     """untargeted_gradient and what it is read with; 0 where every linear layer has an adapter."""
-    end = subject.gradients(tuned=True)
-    outside = {name: gradient for name, gradient in end.items() if not gradient.rank}
-    inside = {name: gradient for name, gradient in end.items() if gradient.rank}
+    adapted, end = subject.adapted, subject.gradients(tuned=True)
+    outside = {name: gradient for name, gradient in end.items() if name not in adapted}
+    inside = {name: gradient for name, gradient in end.items() if name in adapted}
     if not outside:
         detail = f"all {len(end)} linear layers have an adapter"
         return [Fact("untargeted_gradient", 0.0, detail=detail)]
     start = subject.gradients(tuned=False)
-    energy = _energy(outside)
-    share = energy / (energy + _energy(inside))
+    lost, kept = energy(outside), energy(inside)
+    share = lost / (lost + kept)
     ratio = density(outside) / density(inside)
     rank = median_high(gradient.rank for gradient in inside.values())
     capturable = _best(outside, rank) / (_best(outside, rank) + _best(inside, rank))
-    left = (energy / sum(start[name].energy for name in outside)) ** 0.5
+    left = (lost / sum(start[name].energy for name in outside)) ** 0.5
     detail = (
         f"{share:.0%} of the gradient falls on the {len(outside)} of {len(end)} linear layers"
         f" without an adapter, {ratio:.2g} times as much per weight; {capturable:.0%} of what rank"
         f" {rank} could follow is there, and it is {left:.2g} times the base's"
     )
-    by_layer = {name: g.energy / (energy + _energy(inside)) for name, g in outside.items()}
+    by_layer = {name: g.energy / (lost + kept) for name, g in outside.items()}
     return [
         Fact("untargeted_gradient", share, detail=detail, by_layer=by_layer),
         Fact("untargeted_density", ratio, detail=detail),
@@ -57,11 +54,7 @@ def measure(subject: Subject) -> list[Fact]:
 
 def density(gradients: Gradients) -> float:
     """|G|^2 per weight."""
-    return _energy(gradients) / sum(gradient.num_weights for gradient in gradients.values())
-
-
-def _energy(gradients: Gradients) -> float:
-    return sum(gradient.energy for gradient in gradients.values())
+    return energy(gradients) / sum(gradient.num_weights for gradient in gradients.values())
 
 
 def _best(gradients: Gradients, rank: int) -> float:

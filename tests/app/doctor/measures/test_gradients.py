@@ -7,7 +7,7 @@ import qlora_kernels as qk
 from qlora.doctor.gradient_products import gradient_products
 from qlora.doctor.gradients import LayerGradient, layer_gradients, outside, probes, update_spans
 from qlora.doctor.subject import Subject
-from qlora.objective import loss_sum, supervise
+from qlora.objective import loss_sum, supervise, supervised_hidden
 
 LAYERS = [
     "model.layers.0.self_attn.q_proj",  # the first to see the embedding, in a group of three
@@ -180,3 +180,16 @@ def test_layers_of_a_model(subject):
         assert found[name].exact and not found[LAYERS[3]].exact
     down = found[LAYERS[3]].energy / float(dense[LAYERS[3]].square().sum())
     assert abs(down - 1) < 4 * (2 / 128) ** 0.5
+
+
+def test_a_head_that_is_computed_twice_is_counted_once(run):
+    """Its logits are made again in backward, in chunks."""
+    subject = Subject.open(run(targets=("lm_head", "v_proj"), untie=True, steps=6))
+    examples, r = subject.every_example("training")[:4], probes(128, 0)
+    found = gradient_products(subject.model, {"lm_head": r}, examples, subject.pad_id)["lm_head"]
+    batch = supervise([[example] for example in examples], subject.pad_id)
+    hidden = supervised_hidden(subject.model, batch).detach()
+    delta = torch.zeros(1024, 128, requires_grad=True)
+    logits = subject.model.lm_head(hidden).detach() + hidden @ delta.T
+    torch.nn.functional.cross_entropy(logits, batch.labels).backward()
+    torch.testing.assert_close(found, delta.grad @ r, rtol=1e-3, atol=1e-4 * float(found.norm()))
