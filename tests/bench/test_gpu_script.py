@@ -1,5 +1,6 @@
 """`make gpu`: red tests stand first, nothing red is timed, what is cut off keeps its results."""
 
+import json
 import sys
 from pathlib import Path
 from time import monotonic
