@@ -57,7 +57,7 @@ OMITTED = {
     *("output", "resume", "format_pattern", "block_size", "scale_search", "rank_pattern"),
     *("alpha_pattern", "rslora", "dora", "exclude", "trainable_tokens", "modules_to_save", "untie"),
     *("bias", "init", "dropout_on", "steps", "optimizer_memory", "evaluate_every", "save_every"),
-    "keep",
+    *("keep", "from_adapter", "replay"),
 }
 
 PLAIN = re.compile(r"[A-Za-z/][\w./-]*")  # text that YAML reads as text without quotes,
