@@ -25,6 +25,8 @@ def build_optimizer(
     )
     groups = [{**group, "initial_lr": group["lr"]} for group in named]
     if settings.optimizer == "adamw":
+        # Not ours, though its 32-bit bits are the same but for parameters that end in less than a
+        # vector: runs from before there was ours resume with those bits too.
         return torch.optim.AdamW(groups, fused=True)
     options: dict[str, Any] = {"bits": 8 if "8bit" in settings.optimizer else 32}
     if settings.optimizer.startswith("paged"):

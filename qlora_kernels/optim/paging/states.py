@@ -79,6 +79,8 @@ class PagedStates:
 
         `work` changes them in place, all that it was given or, where it raises, nothing. When
         memory runs out in it, frames are given up and it is called once more with what is left.
+
+        Raises torch.OutOfMemoryError when memory runs out again: some runs are updated then.
         """
         done: set[int] = set()
         try:
@@ -89,7 +91,16 @@ class PagedStates:
                 raise
         # Only now does nothing of the failed call hold on to a frame any more.
         self._pager.shrink()
-        self._sweep(numbers, work, done)
+        try:
+            self._sweep(numbers, work, done)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            raise torch.OutOfMemoryError(
+                "AdamW: a step should find memory once its pages have left the device, ran out "
+                f"again; {len(done)} runs of states were updated and the others were not, so go on "
+                "from a checkpoint"
+            ) from error
 
     def make_room(self) -> None:
         """Give up all frames but the smallest ring, for memory that is needed elsewhere."""

@@ -169,7 +169,7 @@ def test_out_of_memory_twice_is_raised_and_the_rest_can_be_done(unlimited, tmp_p
     def always(pieces):
         raise torch.OutOfMemoryError("simulated")
 
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(torch.OutOfMemoryError, match="ran out again; 0 runs"):
         paged.update(range(len(SIZES)), always)
     for _ in range(5):
         paged.update(range(len(SIZES)), step)
