@@ -60,6 +60,9 @@ CURVE_KINDS = {
     "curve_gap": Kind(
         "nats", "validation above training at the end", "final validation - final training loss"
     ),
+    "trend": Kind(
+        "nats over the run", "training loss along a straight line", "Theil-Sen slope x steps"
+    ),
     "late_slope": Kind(
         "nats per tenth of the run",
         "how training loss still moves in the last third (negative: falls)",
@@ -222,7 +225,11 @@ MEASURED_KINDS = {
 }
 
 DERIVED_KINDS = {
-    "relative_fall": Kind("share", "of the loss that training took off", "training_fall / initial"),
+    "sure_fall": Kind(
+        "share",
+        "of the loss that training took off, beyond doubt",
+        "larger of training_fall and -trend at the near end of the interval / initial_loss",
+    ),
     "captured_ratio": Kind(
         "ratio", "captured against chance", "captured_gradient / captured_by_chance"
     ),

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from qlora.doctor.diagnosis import Diagnosis, Finding
 
 WIDTH = 100
+MEASURED = "captured_gradient"  # a fact that only the opened model gives
 CLEARLY, PROBABLY = 0.8, 0.5  # confidence from which a finding is told as certain, as likely
 
 
@@ -23,8 +24,11 @@ def describe(diagnosis: Diagnosis, name: str) -> str:
 
 def _headline(diagnosis: Diagnosis) -> str:
     if diagnosis.healthy:
-        seen = "nothing that was looked at speaks for a fault"
-        return f"healthy; {seen}" if diagnosis.looked_at else "nothing to go by was recorded"
+        if not diagnosis.looked_at:
+            return "nothing to go by was recorded"
+        if MEASURED not in diagnosis.facts:
+            return "its curves look healthy; what they cannot show was not looked at"
+        return "healthy; nothing that was looked at speaks for a fault"
     first = diagnosis.findings[0]
     sure = (
         "this is"

@@ -42,7 +42,7 @@ def training_facts(training: Series) -> list[Fact]:
         _divergence(values, initial, end, deviation),
         _overshoot(values, initial),
     ]
-    return facts + _late(training, fall)
+    return facts + _trend(training) + _late(training, fall)
 
 
 def _overshoot(values: Numbers, initial: float) -> Fact:
@@ -59,6 +59,15 @@ def _divergence(values: Numbers, initial: float, end: int, deviation: float) -> 
     reach = NORMAL_95 * deviation * (2 / end) ** 0.5
     detail = f"training loss was {least:.3f} at its best and {last:.3f} at the end"
     return Fact("divergence", last - least, last - least - reach, last - least + reach, detail)
+
+
+def _trend(training: Series) -> list[Fact]:
+    """A straight line through the whole run: noise hides it less than it hides the ends."""
+    if len(training) < LEAST_FOR_SLOPE:
+        return []
+    length = float(training.steps[-1] - training.steps[0])
+    slope, low, high = (length * number for number in theil_sen(training.steps, training.values))
+    return [Fact("trend", slope, low, high, f"its trend over the run is {slope:+.3f} nats")]
 
 
 def _late(training: Series, fall: float) -> list[Fact]:

@@ -9,7 +9,7 @@ FACTOR = 4  # by which a rank is raised: less is hard to see beside noise
 def derive(facts: Facts) -> dict[str, Fact]:
     """The facts and those that follow from them."""
     found = dict(facts)
-    for fact in (_relative_fall(facts), _gap_explained(facts), _captured_ratio(facts)):
+    for fact in (_sure_fall(facts), _gap_explained(facts), _captured_ratio(facts)):
         if fact is not None:
             found[fact.name] = fact
     return found
@@ -32,13 +32,15 @@ def suggestions(facts: Facts) -> dict[str, float]:
     return numbers
 
 
-def _relative_fall(facts: Facts) -> Fact | None:
-    """training_fall / initial_loss."""
-    fall, initial = facts.get("training_fall"), facts.get("initial_loss")
+def _sure_fall(facts: Facts) -> Fact | None:
+    """max(training_fall.low, -trend.high, 0) / initial_loss."""
+    fall, initial, trend = (facts.get(n) for n in ("training_fall", "initial_loss", "trend"))
     if fall is None or initial is None or initial.value <= 0:
         return None
-    low, high = (None if end is None else end / initial.value for end in (fall.low, fall.high))
-    return Fact("relative_fall", fall.value / initial.value, low, high, fall.detail)
+    sure = [0.0, fall.value if fall.low is None else fall.low]
+    if trend is not None and trend.high is not None:
+        sure.append(-trend.high)
+    return Fact("sure_fall", max(sure) / initial.value, detail=fall.detail)
 
 
 def _gap_explained(facts: Facts) -> Fact | None:

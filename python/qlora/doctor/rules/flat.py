@@ -5,10 +5,11 @@ from dataclasses import replace
 from qlora.doctor.rules.rule import Condition, Rule, Symptom
 
 FLAT = Condition(
-    "relative_fall", "<", 0.05, 1.5, 2.0,
-    says="{detail}: next to nothing",
-    denies="training loss did fall, by {value:.0%}",
-    reason="a twentieth of the loss: what the first steps of any working run take off",
+    "sure_fall", "<", 0.01, 1.5, 2.0,
+    says="{detail}, no more than chance would move it",
+    denies="training loss did fall, by at least {value:.0%}",
+    reason="a hundredth, at the near end of the interval: what is not noise, the first steps of any"
+    " working run take off",
 )  # fmt: skip
 
 FROZEN = Rule(

@@ -92,11 +92,11 @@ DRIFTED = Rule(
 FORGETTING = Rule(
     "forgetting",
     "The model lost what the base could do",
-    -2.5,
+    -4.0,
     (
         Condition(
-            "probe_given", ">", 0.5, 0.0, 4.0,
-            says="",
+            "probe_given", ">", 0.5, 1.5, 4.0,
+            says="the text given with --probe is to stay as good as it was",
             denies="nobody said what else the model should still do (--probe)",
             reason="every narrow tuning forgets: a fault only where somebody needs the rest",
         ),

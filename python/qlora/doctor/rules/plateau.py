@@ -30,10 +30,10 @@ WRONG_LAYERS = Rule(
     -2.5,
     (
         Condition(
-            "untargeted_gradient", ">", 0.25, 3.0, 4.0,
+            "untargeted_gradient", ">", 0.2, 3.0, 4.0,
             says="{detail}",
             denies="{value:.0%} of the gradient falls on layers without an adapter",
-            reason="a quarter of what the data still asks for falls where nothing can answer;"
+            reason="a fifth of what the data still asks for falls where nothing can answer;"
             " where all linear layers have adapters it is 0",
         ),
         NO_GAP,
@@ -74,10 +74,10 @@ CAPACITY = Rule(
             reason="4 is the lowest rank that LoRA's authors found to suffice, on attention alone",
         ),
         Condition(
-            "untargeted_gradient", ">", 0.25, -2.0, 0.0,
+            "untargeted_gradient", ">", 0.2, -2.0, 0.0,
             says="most of the gradient falls on layers without an adapter",
             denies="the layers that the gradient asks have adapters ({value:.0%} falls on others)",
-            reason="a quarter: beyond it, place comes before size",
+            reason="a fifth: beyond it, place comes before size",
         ),
         STEPS_TOO_SMALL,
         NOT_MOVED,

@@ -3,7 +3,7 @@
 from qlora.doctor.rules.rule import Condition, Rule, Symptom
 
 JUMP = Condition(
-    "gradient_norm_jump", ">", 10.0, 1.5, 0.5,
+    "gradient_norm_jump", ">", 10.0, 1.5, 0.25,
     says="{detail}",
     denies="no step's gradient norm rose above {value:.1f}x its usual value",
     reason="clipping to 1.0 hides less; healthy norms wander by a factor of 2 or 3, and NF4's"
@@ -17,13 +17,13 @@ BROKEN = Condition(
 )  # fmt: skip
 
 DIVERGED = Condition(
-    "divergence", ">", 0.25, 2.0, 1.0,
+    "divergence", ">", 0.25, 2.0, 0.5,
     says="{detail}: it lost again what it had, or never learned it",
     denies="training loss ended within {value:.2f} nats of its best",
     reason="a quarter of a nat is more than noise or any schedule undoes",
 )  # fmt: skip
 CLIMBED = Condition(
-    "overshoot", ">", 0.5, 2.5, 1.0,
+    "overshoot", ">", 0.5, 3.0, 1.0,
     says="{detail}",
     denies="training loss never stayed above its start",
     reason="half a nat: the scatter of batches moves a median of five by less",
@@ -85,7 +85,7 @@ RATE_TOO_HIGH = Rule(
         DIVERGED,
         CLIMBED,
         Condition(
-            "training_fall", "<", 0.0, 2.0, 0.5,
+            "training_fall", "<", 0.0, 2.0, 0.25,
             says="{detail}: training made its own loss worse",
             denies="training lowered its own loss by {value:.3f} nats",
             reason="0: gradient descent at a rate that suits lowers the loss it descends on",
@@ -103,6 +103,12 @@ RATE_TOO_HIGH = Rule(
             says="the rate went up to {value:.2g}; LoRA's are 1e-4 to 1e-3",
             denies="a rate of {value:.2g} is usual for LoRA",
             reason="10 times QLoRA's 2e-4: what full fine-tuning takes 10 to 100 times lower",
+        ),
+        Condition(
+            "learning_rate_peak", ">", 2e-2, 1.5, 0.0,
+            says="no recipe for LoRA goes anywhere near",
+            denies="{detail}",
+            reason="100 times QLoRA's 2e-4",
         ),
     ),
     ("poisoned-batch", "quantization-brittle"),
