@@ -19,8 +19,11 @@ from qlora.models import load_model
 from qlora.objective import vocabulary_size
 from qlora.settings import from_sources
 from qlora.train import randomness
-from qlora.train.checkpoint import latest
+from qlora.train.checkpoint import MANIFEST, latest, read_manifest
+from qlora.train.from_adapter import start_from
+from qlora.train.identity import data_digest
 from qlora.train.methods import make_method
+from qlora.train.methods.method import Method
 from qlora.train.prepare import read_sets
 from qlora.train.run import RunFiles
 from qlora.train.settings import TrainSettings
@@ -38,10 +41,10 @@ class Subject:
     """A run as it stood at its end: the last checkpoint's adapter, or the only one.
 
     Not the adapter with the best validation loss: after a run that only got worse that is the
-    untrained one. `initial` holds the adapter parameters as training found them, `adapter_folder`
-    where their values of the end come from. The base is the model with adapters disabled (biases
-    and modules that were trained whole stay). Sets are read when they are asked for, so that lost
-    data fails only the measurements that need it.
+    untrained one. `initial` holds the adapter parameters as training found them (none where that
+    was an adapter that is gone), `adapter_folder` where their values of the end come from. The base
+    is the model with adapters disabled (biases and modules that were trained whole stay). Sets are
+    read when they are asked for, so that lost data fails only the measurements that need it.
     """
 
     settings: TrainSettings
@@ -71,7 +74,7 @@ class Subject:
         randomness.seed_all(settings.seed)
         model, tokenizer = load_model(settings.model)
         method = make_method(model, tokenizer, settings)
-        initial = {name: p.detach().clone() for name, p in method.parameters.items()}
+        initial = _initial(model, method, settings)
         method.load(folder)
         budget = budget or Budget.for_model(qk.nn.describe(model).num_parameters)
         return Subject(settings, model.eval(), tokenizer, folder, initial, budget, recent, probe)
@@ -91,8 +94,13 @@ class Subject:
 
     @cached_property
     def sets(self) -> tuple[list[Example], list[Example]]:
-        """All training and all validation examples, split as training split them."""
-        return read_sets(self.settings, self.tokenizer, vocabulary_size(self.model))
+        """All training and all validation examples, split as training split them.
+
+        Raises InputError where they are not those that the run read.
+        """
+        found = read_sets(self.settings, self.tokenizer, vocabulary_size(self.model))
+        _check_data(self.adapter_folder, self.settings, found)
+        return found
 
     def examples(self, name: Set) -> list[Example]:
         """What the budget allows of a set; InputError for a set that the run does not have."""
@@ -167,6 +175,33 @@ def _settings(files: RunFiles) -> TrainSettings:
             " curves can be read all the same"
         )
     return settings
+
+
+def _initial(model: PreTrainedModel, method: Method, settings: TrainSettings) -> dict[str, Tensor]:
+    """Copies of what training began with; none where it began from an adapter that is gone."""
+    if settings.from_adapter is not None:
+        try:
+            start_from(model, settings.from_adapter)
+        except InputError:
+            return {}
+    return {name: parameter.detach().clone() for name, parameter in method.parameters.items()}
+
+
+def _check_data(folder: Path, settings: TrainSettings, sets: tuple[list[Example], ...]) -> None:
+    """Refuse data that has changed since training read it, as the checkpoint tells."""
+    if not (folder.parent / MANIFEST).exists():  # a run without a checkpoint
+        return
+    then = read_manifest(folder.parent).identity
+    for name, path, examples in zip(
+        ("training", "validation"), (settings.data, settings.validation), sets, strict=True
+    ):
+        if name == "validation" and settings.replay is not None:  # whose examples are among them
+            continue
+        if then[f"{name} data (digest)"] != data_digest(examples):
+            raise InputError(
+                f"{path or settings.data} should hold the {name} examples that the run read, has"
+                " changed since"
+            )
 
 
 def _adapter_folder(files: RunFiles) -> Path:

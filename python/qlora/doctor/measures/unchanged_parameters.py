@@ -16,10 +16,14 @@ from torch import Tensor
 import qlora_kernels as qk
 from qlora.doctor.facts import Fact
 from qlora.doctor.subject import Subject
+from qlora_kernels.errors import InputError
 
 
 def measure(subject: Subject) -> list[Fact]:
     """unchanged_parameters, over all that was trained; by layer."""
+    if not subject.initial:
+        began = subject.settings.from_adapter
+        raise InputError(f"{began} should hold the adapter that training began with, does not")
     now = {n: p.detach() for n, p in qk.nn.adapter_parameters(subject.model).items()}
     pairs = {name: (start, now[name]) for name, start in subject.initial.items()}
     layers: dict[str, list[tuple[Tensor, Tensor]]] = {}

@@ -1,4 +1,5 @@
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -67,3 +68,14 @@ def test_budget_falls_with_the_model():
     assert Budget.for_model(10**6).tokens == 16_384
     assert 3_000 < Budget.for_model(135 * 10**6).tokens < 4_000
     assert Budget.for_model(7 * 10**9).tokens == 2_048
+
+
+def test_data_that_has_changed_since_is_refused(run, tmp_path):
+    data = tmp_path / "data.txt"
+    text = (Path(__file__).parents[3] / "fixtures" / "sonnets.txt").read_text()
+    data.write_text(text)
+    folder = run(data=data, steps=2)
+    assert Subject.open(folder).examples("training")
+    data.write_text(text.replace("eyes", "ears"))
+    with pytest.raises(InputError, match="should hold the training examples that the run read"):
+        Subject.open(folder).examples("training")

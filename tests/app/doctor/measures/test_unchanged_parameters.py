@@ -1,8 +1,11 @@
+import shutil
+
 import pytest
 import torch
 
 from qlora.doctor.measures import unchanged_parameters
 from qlora.doctor.subject import Subject
+from qlora_kernels.errors import InputError
 
 
 def unchanged(folder):
@@ -46,7 +49,19 @@ def test_layers_that_stand_still_are_named(run, monkeypatch):
 
     monkeypatch.setattr(prepare, "build_optimizer", without_v)
     monkeypatch.setattr("qlora.train.checkpoint._optimizer_tensors", lambda run: {})
-    fact = unchanged(run(steps=3, seed=8))
+    fact = unchanged(run(steps=3, seed=8, preflight=False))
     still = {name for name, share in fact.by_layer.items() if share == 1}
     assert still == {f"model.layers.{layer}.self_attn.v_proj" for layer in range(4)}
     assert "B is zero in 4 of 28 layers" in fact.detail
+
+
+def test_a_run_that_went_on_from_an_adapter(run, tmp_path, monkeypatch):
+    """Its start is that adapter; where it is gone, this alone cannot be measured."""
+    first = tmp_path / "first"
+    shutil.copytree(run() / "adapter", first)
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, closure=None: None)
+    second = run(from_adapter=first, steps=2)
+    assert unchanged(second).value == 1.0
+    shutil.rmtree(first)
+    with pytest.raises(InputError, match="first should hold the adapter that training began with"):
+        unchanged(second)
