@@ -23,11 +23,11 @@ def train_with_hugging_face(trial: Trial) -> dict[str, list[float]]:
     Batches are the same as our trainer's, so that the poisoned one is.
     """
     from peft import LoraConfig, get_peft_model
-    from transformers import Trainer, enable_full_determinism
+    from transformers import PrinterCallback, Trainer, set_seed
 
     settings = trial.settings
     assert settings.steps is not None
-    enable_full_determinism(settings.seed, warn_only=True)
+    set_seed(settings.seed)
     model, tokenizer = load_model(settings.model)
     config = LoraConfig(
         r=settings.rank,
@@ -59,6 +59,7 @@ def train_with_hugging_face(trial: Trial) -> dict[str, list[float]]:
         eval_dataset=validation,
         data_collator=batch,
     )
+    trainer.remove_callback(PrinterCallback)  # the bar is enough
     trainer.train()
     trainer.state.save_to_json(str(run / STATE))
     adapted.save_pretrained(run / "adapter")
