@@ -17,7 +17,7 @@ import torch
 
 from qlora.evaluate import EvaluateSettings, evaluate_slices
 from qlora.provenance import provenance
-from qlora.slices import Comparison, rows_of
+from qlora.slices import Comparison
 from qlora.train.from_adapter import settings_of
 from qlora.train.settings import TrainSettings
 from qlora.train.trainer import train
@@ -41,26 +41,40 @@ COMMON: dict[str, Any] = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--steps", type=int, default=150, help="of each of the two runs")
+    parser.add_argument("--steps", type=int, default=120, help="of each of the two runs")
     parser.add_argument("--share", type=float, default=0.2, help="of old examples in replay")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, help="where data and runs go; default: not kept")
     parser.add_argument("--output", type=Path, help="file for the record, as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        found = study(Path(folder), arguments.steps, arguments.share, arguments.seed)
-    for name, slices in found.items():
-        print(f"\n{name}")
-        for slice, comparison in slices.items():
-            for row in rows_of(comparison):
-                print(f"  {slice:4} {row[0]:12} {row[1]:>9} {row[2]:>9}  {row[3]}")
+    with tempfile.TemporaryDirectory() as passing:
+        folder = arguments.folder or Path(passing)
+        folder.mkdir(parents=True, exist_ok=True)
+        found = study(folder, arguments.steps, arguments.share, arguments.seed)
+    how = {name: getattr(arguments, name) for name in ("steps", "share", "seed")}
+    record = {**provenance(PACKAGES), **how, "runs": _as_values(found)}
+    print(table(record["runs"]))
     if arguments.output is not None:
-        how = {name: getattr(arguments, name) for name in ("steps", "share", "seed")}
-        record = {**provenance(PACKAGES), **how, "runs": _as_values(found)}
         write_text(arguments.output, json.dumps(record, indent=2) + "\n")
     return 0
+
+
+def table(runs: dict[str, dict[str, dict[str, Any]]]) -> str:
+    """Loss and exact matches of each adapter on both tasks, as docs/continual.md has it."""
+    lines = [
+        "| adapter | old: loss | old: exact | new: loss | new: exact |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    for name, slices in runs.items():
+        cells = [
+            f"{slices[task]['adapter']['loss']:.2f} | {slices[task]['adapter']['accuracy']:.0%}"
+            for task in ANSWERS
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def study(folder: Path, steps: int, share: float, seed: int) -> dict[str, dict[str, Comparison]]:
@@ -72,13 +86,13 @@ def study(folder: Path, steps: int, share: float, seed: int) -> dict[str, dict[s
     adapters = {"after the first task": first.adapter}
     for name, replay in (
         ("after the second", None),
-        (f"after the second, with --replay of {share:g}", f"{data['old-train']}:{share}"),
+        (f"after the second, with `--replay` of {share:g}", f"{data['old-train']}:{share}"),
     ):
         settings = TrainSettings(
             **common,
             **settings_of(first.adapter),
             data=data["new-train"],
-            output=folder / f"second-{len(adapters)}",
+            output=folder / ("replayed" if replay else "second"),
             from_adapter=first.adapter,
             replay=replay,
         )
