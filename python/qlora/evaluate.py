@@ -34,7 +34,7 @@ examples:
   qlora evaluate --model SmolLM2-135M-Instruct --data test.jsonl
   qlora evaluate --model model.gguf --adapter runs/first/adapter --data test.jsonl --json
   qlora evaluate --model model.gguf --adapter runs/second/adapter \\
-      --slice old=first-test.jsonl --slice new=second-test.jsonl"""
+      --against runs/first/adapter --slice old=first-test.jsonl --slice new=second-test.jsonl"""
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,9 @@ class EvaluateSettings:
     slice: dict[str, Path] | None = setting(
         None, "instead of --data: files to compare on, each with a name: old=a.jsonl new=b.jsonl"
     )
+    against: Path | None = setting(
+        None, "adapter folder to compare with instead of the base: the one that training began from"
+    )
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, before anything is read."""
@@ -66,6 +69,8 @@ class EvaluateSettings:
         if (self.data is None) == (not self.slice):
             given = "both" if self.slice else "neither"
             raise InputError(f"evaluate: --data or --slice should be given, was {given}")
+        if self.against and not self.adapter:
+            raise InputError("evaluate: --adapter should be given beside --against, was not")
         for name, least in (("sequence_length", 2), ("batch_size", 1)):
             value = getattr(self, name)
             if value < least:
@@ -85,13 +90,18 @@ def evaluate_file(settings: EvaluateSettings) -> "dict[str, Evaluation]":
 
 
 def evaluate_slices(settings: EvaluateSettings) -> dict[str, Comparison]:
-    """Name -> base and adapter on its file; the data file's name is its own. Raises InputError."""
+    """Name -> base (or what is compared with) and adapter; a data file has its own name.
+
+    Raises InputError.
+    """
     from qlora.data.encode import pad_token  # with transformers: seconds to import
     from qlora.evaluation import evaluate_examples
     from qlora.models import load_prepared
 
-    adapters = [settings.adapter] if settings.adapter else []
+    adapters = [path for path in (settings.against, settings.adapter) if path]
     model, tokenizer = load_prepared(settings.model, adapters, settings.layers)
+    if settings.against:
+        qk.load_adapter(model, settings.against)
     sets = {name: read_rows(settings, path, model, tokenizer) for name, path in files(settings)}
     how = pad_token(tokenizer), settings.batch_size
     base = {name: evaluate_examples(model, rows, *how) for name, rows in sets.items()}
@@ -161,7 +171,8 @@ def _print_table(settings: EvaluateSettings, comparisons: dict[str, Comparison])
         counts = f"{base.num_examples:,} examples, {base.num_tokens:,} tokens to be learned"
         console.print(told, counts, soft_wrap=True)
     table = Table("", "")
-    for column in ("base", *(("adapter", "difference") if settings.adapter else ())):
+    before = "before" if settings.against else "base"
+    for column in (before, *(("adapter", "difference") if settings.adapter else ())):
         table.add_column(column, justify="right")
     for name, comparison in comparisons.items():
         for number, row in enumerate(rows_of(comparison)):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from qlora.evaluation import Evaluation, ExampleScore
 
+WORSE = math.log(1.01)  # a hundredth more perplexity: less is not worth a sentence
 NORMAL_95 = 1.96  # standard errors to each side of 95 % of a normal distribution
 
 
@@ -47,8 +48,8 @@ class Comparison:
 
     @property
     def is_worse(self) -> bool:
-        """Whether the adapter's loss is higher than the base's, beyond chance."""
-        return self.loss is not None and self.loss.low is not None and self.loss.low > 0
+        """Whether the adapter's perplexity is a hundredth above the base's, beyond chance."""
+        return self.loss is not None and self.loss.low is not None and self.loss.low > WORSE
 
 
 def compare(

@@ -124,6 +124,7 @@ def test_whack_a_mole_is_named():
     side = Evaluation(2.0, 7.4, None, 50, 500)
     worse = Comparison(side, side, Interval(0.5, 0.4, 0.6))
     better = Comparison(side, side, Interval(-1.0, -1.2, -0.8))
+    slight = Comparison(side, side, Interval(0.002, 0.001, 0.003))
     unclear = Comparison(side, side, Interval(0.1, -0.1, 0.3))
     files = {"old": "a.jsonl", "new": "b.jsonl"}
     [text] = findings({"old": worse, "new": better}, files)
@@ -132,6 +133,7 @@ def test_whack_a_mole_is_named():
     )
     assert "--replay" in text
     assert findings({"old": unclear, "new": better}, files) == []
+    assert findings({"old": slight, "new": better}, files) == []
     assert findings({"old": worse, "new": unclear}, files) == []
 
 
@@ -140,3 +142,16 @@ def test_data_or_slices(tiny, slices):
         EvaluateSettings(tiny)
     with pytest.raises(InputError, match="--data or --slice should be given, was both"):
         EvaluateSettings(tiny, slices["old"], slice=slices)
+
+
+def test_against_another_adapter(tiny, slices, adapter, capsys):
+    """It takes the base's place: against itself nothing differs."""
+    alone = evaluate_slices(EvaluateSettings(tiny, adapter=adapter, slice=slices))
+    both = EvaluateSettings(tiny, adapter=adapter, slice=slices, against=adapter)
+    for name, found in evaluate_slices(both).items():
+        assert found.base == found.adapter == alone[name].adapter
+        assert found.loss == Interval(0.0, 0.0, 0.0)
+    assert main(words(tiny, slices, "--adapter", adapter, "--against", adapter)) == 0
+    assert "before" in capsys.readouterr().out
+    with pytest.raises(InputError, match="--adapter should be given beside --against, was not"):
+        EvaluateSettings(tiny, slice=slices, against=adapter)
