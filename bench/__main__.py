@@ -22,6 +22,7 @@ STUDIES: dict[str, str] = {
     "merge-7b": "bench.merge_7b",
     "merging": "bench.merging.command",
     "watch-cost": "bench.watch_cost",
+    "planner": "bench.planner.command",
 }
 
 KERNELS = "bench.kernels"

@@ -11,9 +11,10 @@
     optimizer    8 of each trained parameter, or 2 (1 + 4 / 256) in 8 bits where it has 4,096
                  elements or more, then + 4 for a float32 master if t = 2
     activations  see `qlora.plan.activations`
-    logits       d v rows + d m h: a chunk and the gradient of its input;
-                 rows = min(m, 256 MiB / (d v)), since the head runs in chunks; on a CPU 0 for a
-                 frozen head, whose logits stay in cache
+    logits       d v rows + d m h: a chunk and the gradient of its input; + d v h of a head that is
+                 trained, whose gradient is made in forward; rows = min(m, 256 MiB / (d v)), since
+                 the head runs in chunks; on a CPU 0 for a frozen head, whose logits stay in cache,
+                 else twice 64 MiB of float32
     workspace    d m (3 i + 2 h), gradients inside one block, + d n k, the largest layer decoded,
                  which a CPU's kernels never hold
 
@@ -44,6 +45,7 @@ from qlora_kernels.nn.targets import matched_names
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 LOGIT_CHUNK_BYTES = 256 * 2**20  # of `linear_cross_entropy` on a GPU
+PLAIN_CHUNK_BYTES = 64 * 2**20  # of its float32 logits in plain torch; their gradient is a copy
 STATE_BLOCK, LEAST_QUANTIZED = 256, 4096  # of `qk.optim.AdamW`
 PAGE_BYTES = 2 * 2**20
 
@@ -178,10 +180,12 @@ class Forecast:
 
     def _logits(self) -> int:
         d, v, m = self._bytes_each, self.model.vocabulary, self.settings.tokens
-        rows = min(m, max(1, LOGIT_CHUNK_BYTES // (d * v)))
-        if self.settings.device == "cpu" and self.method != "full":
-            rows = 0
-        return d * v * rows + d * m * self.model.hidden
+        h, trained = self.model.hidden, self.method == "full"
+        if self.settings.device == "gpu":
+            chunk = d * v * min(m, max(1, LOGIT_CHUNK_BYTES // (d * v)))
+        else:
+            chunk = 2 * 4 * v * min(m, max(1, PLAIN_CHUNK_BYTES // (4 * v))) * trained
+        return chunk + d * m * h + d * v * h * trained
 
     def _workspace(self) -> int:
         d, model = self._bytes_each, self.model
