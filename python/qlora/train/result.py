@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from qlora.train.account import MemoryAccount
 from qlora.train.optimizer import describe_paging
 from qlora.train.progress import clock
 from qlora_kernels.nn import Description
@@ -28,6 +29,7 @@ class TrainResult:
     model: Description
     seconds: float  # in steps
     peak_memory_bytes: int
+    memory: MemoryAccount | str | None = None  # by component, or why not; None without a step
     paging: dict[str, Any] | None = None  # counters of a paged optimizer
 
 
@@ -41,6 +43,10 @@ def describe_end(result: TrainResult) -> str:
         lines.append(
             f"best        validation loss {result.best_loss:.4f} after step {result.best_step}"
         )
+    if isinstance(result.memory, MemoryAccount):
+        lines.append(result.memory.describe())
+    elif result.memory:
+        lines.append(f"memory      not compared with a plan: {result.memory}")
     if result.paging is not None:
         lines.append(f"optimizer   {describe_paging(result.paging)}")
     places = {

@@ -10,6 +10,7 @@ import qlora_kernels as qk
 from qlora.guard.preflight.check import Preflight, preflight
 from qlora.lint import Notice, describe
 from qlora.settings import to_yaml
+from qlora.train.account import account_or_reason
 from qlora.train.action import Diverged
 from qlora.train.alone import alone_in
 from qlora.train.checkpoint import copy_adapter, latest
@@ -77,6 +78,8 @@ def _train(
     finally:
         journal.close()
         plot = _draw(run)
+    peak = peak_bytes(run.model.device)
+    kept = checked.kept if checked else None
     return TrainResult(
         ending=ending,
         signal=interrupts.number if ending == "interrupted" else None,
@@ -90,7 +93,8 @@ def _train(
         plot=plot,
         model=model,
         seconds=state.seconds,
-        peak_memory_bytes=peak_bytes(run.model.device),
+        peak_memory_bytes=peak,
+        memory=account_or_reason(run, kept, peak) if plot else None,
         paging=paging_stats(run.optimizer),
     )
 

@@ -14,6 +14,7 @@ from qlora.guard.preflight.memory import Need, Usage
 from qlora.guard.watch.watched import HELD, START
 from qlora.objective import loss_sum, supervise
 from qlora.train import randomness
+from qlora.train.memory import counting_kept
 from qlora.train.optimizer import states_to_come
 from qlora.train.run import Rows, Run
 from qlora.train.state import TrainState
@@ -31,6 +32,7 @@ class Preflight:
     waiting: int  # of them, that get a gradient once their other factor has left zero
     labels: Labels
     need: Need | None
+    kept: int  # bytes that forward keeps for backward
     seconds: float
 
     @property
@@ -59,20 +61,22 @@ def preflight(run: Run, state: TrainState) -> Preflight:
     start = time.perf_counter()
     labels = Labels.of(run.rows)
     with _unchanged(run):
-        received, need = _gradients_and_memory(run)
+        received, kept, need = _gradients_and_memory(run)
         if state.watched.level is None and run.steps > HELD:
             state.watched.level = _level(run)
     count = len(run.parameters)
-    return Preflight(count, count - received.count, labels, need, time.perf_counter() - start)
+    waiting, seconds = count - received.count, time.perf_counter() - start
+    return Preflight(count, waiting, labels, need, kept, seconds)
 
 
-def _gradients_and_memory(run: Run) -> tuple[Received, Need | None]:
+def _gradients_and_memory(run: Run) -> tuple[Received, int, Need | None]:
+    """Who received a gradient, bytes kept by the largest forward pass, and what a step needs."""
     optimized = {id(p) for group in run.optimizer.param_groups for p in group["params"]}
     received = Received(run.parameters, run.method.partner, optimized)
-    before = Usage.now(run.model.device)
+    before, kept = Usage.now(run.model.device), 0
     try:
         for rows in _tries(run):
-            _backward(run, rows)
+            kept = max(kept, _backward(run, rows))
             received.note()
             if not received.missing:
                 break
@@ -83,14 +87,16 @@ def _gradients_and_memory(run: Run) -> tuple[Received, Need | None]:
     refuse_missing(received)
     after = Usage.now(run.model.device)
     if before is None or after is None:
-        return received, None
+        return received, kept, None
     need = Need.between(before, after, states_to_come(run.optimizer))
     need.refuse_too_much(_smaller(run))
-    return received, need
+    return received, kept, need
 
 
-def _backward(run: Run, rows: Rows) -> None:
-    loss = loss_sum(run.model, supervise(rows, run.pad_id))
+def _backward(run: Run, rows: Rows) -> int:
+    """One pass; the bytes that its forward kept."""
+    with counting_kept([*run.model.parameters(), *run.model.buffers()]) as kept:
+        loss = loss_sum(run.model, supervise(rows, run.pad_id))
     if not math.isfinite(loss.item()):
         raise InputError(
             f"preflight: loss should be finite before training, was {loss.item()} on"
@@ -98,6 +104,7 @@ def _backward(run: Run, rows: Rows) -> None:
         )
     if loss.requires_grad:  # else nothing at all is trained, which is told by name
         loss.backward()
+    return kept.bytes
 
 
 def _tries(run: Run) -> Iterator[Rows]:
