@@ -21,8 +21,8 @@ STUDIES: dict[str, str] = {
     "kernels-report": "bench.compile_gate",
     "merge-7b": "bench.merge_7b",
     "merging": "bench.merging.command",
-    "watch-cost": "bench.watch_cost",
     "planner": "bench.planner.command",
+    "watch-cost": "bench.watch_cost",
 }
 
 KERNELS = "bench.kernels"
