@@ -34,6 +34,7 @@ HEALTHY = {
     "update_ratio_peak": 0.04,
     "rank": 16.0,
     "captured_by_chance": 0.15,
+    "capturable_gradient": 0.95,
     "gradient_left": 0.03,
     "unanswered_examples": 0.0,
     "probe_given": 0.0,

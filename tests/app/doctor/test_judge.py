@@ -54,7 +54,16 @@ FAULTS: dict[str, tuple[dict, dict[str, float]]] = {
         {"quantization_error": 0.4, "quantization_loss": 0.2},
     ),
     "wrong-layers": ({}, {"untargeted_gradient": 0.8}),
-    "capacity-too-low": ({}, {"rank": 1.0, "effective_rank": 1.0, "captured_gradient": 0.02}),
+    "capacity-too-low": (
+        {},
+        {
+            "rank": 1.0,
+            "effective_rank": 1.0,
+            "captured_gradient": 0.02,
+            "captured_by_chance": 0.02,
+            "capturable_gradient": 0.4,
+        },
+    ),
     "stopped-too-early": (CUT_OFF, {}),
     "overfitting": (
         MEMORISED,

@@ -55,8 +55,23 @@ CAPACITY = Rule(
     -2.5,
     (
         Condition(
-            "captured_ratio", "<", 1.25, 1.5, 1.5,
-            says="what is left to learn lies outside the adapters: {detail}",
+            "captured_gradient", "<", 0.1, 1.5, 1.0,
+            says="{detail}",
+            denies="the adapters can follow {value:.0%} of what is left to learn",
+            reason="a tenth: nine parts in ten of what is left point where the adapters cannot go;"
+            " in wide layers that is so for any rank, so it proves nothing alone",
+        ),
+        Condition(
+            "capturable_gradient", "<", 0.6, 0.5, 0.0,
+            says="even the best directions of this rank hold but {value:.0%} of what is left to"
+            " learn",
+            denies="as many new directions could hold {value:.0%} of what is left",
+            reason="0.6: what is left spreads over more directions than the rank has; where the"
+            " rank suffices, as many hold nearly all",
+        ),
+        Condition(
+            "captured_ratio", "<", 1.25, 1.0, 0.5,
+            says="that is no more than random directions could ({value:.1f} times as much)",
             denies="the adapters can follow what is left {value:.1f} times as well as chance",
             reason="a quarter above random directions: adapters at the end of what they can do have"
             " no gradient left along their own",
