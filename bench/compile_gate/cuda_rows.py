@@ -71,7 +71,7 @@ def _row(match: re.Match[str], architecture: int, resources: str, code: str) -> 
     found = RESOURCES.search(resources)
     assert found is not None, resources
     registers, stack, static, local = map(int, found.groups())
-    shared, machine = static + work.shared_bytes, MACHINES[architecture]
+    shared, machine = static + work.shared_bytes(arguments), MACHINES[architecture]
     body = inner_body(code, work.mark)
     multiply_adds = sum(i.multiply_adds for i in body.instructions) * work.num_warps
     weights = work.decoded_weights(arguments)

@@ -18,7 +18,7 @@ class CudaWork:
     num_warps: int
     mark: str = ""  # an opcode that only the main loop has
     decoded_weights: Callable[[Arguments], int] = _nothing
-    shared_bytes: int = 0  # dynamic
+    shared_bytes: Callable[[Arguments], int] = _nothing  # dynamic
 
 
 def _dequantized(arguments: Arguments) -> int:
@@ -27,8 +27,20 @@ def _dequantized(arguments: Arguments) -> int:
     return 16 * 2 * 1024 * (1 if is_int8 else 2)
 
 
+def _few_rows(arguments: Arguments) -> int:
+    """Two steps of 64 bytes of codes for 32 rows, for each of 8 warps; or value by value."""
+    per_byte = {"cuda::Nibbles": 2, "cuda::Bytes": 1}.get(arguments[-2], 0)
+    return 8 * 2 * 32 * 64 * per_byte
+
+
+def _few_rows_shared(arguments: Arguments) -> int:
+    """256 rows of what warps pass on, beside the pairs of values where codes have four bits."""
+    return {"cuda::Nibbles": 64 << 10, "cuda::Bytes": 32 << 10}.get(arguments[-2], 16448)
+
+
 KERNELS = {
-    "dequantize_kernel": CudaWork("dequantize", 16, "LDGSTS", _dequantized, 72 << 10),
+    "dequantize_kernel": CudaWork("dequantize", 16, "LDGSTS", _dequantized, lambda _: 72 << 10),
+    "qlora_linear_kernel": CudaWork("qlora_linear", 8, "", _few_rows, _few_rows_shared),
     "quantize_kernel": CudaWork("quantize", 8),
     "quantize_scales_kernel": CudaWork("quantize", 8),
 }

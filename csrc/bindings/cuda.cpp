@@ -82,6 +82,7 @@ PYBIND11_MODULE(_cuda, module) {
   module.def("dequantize", dequantize);
   module.def("quantize", quantize);
   module.def("quantize_scales", quantize_scales);
+  qlora::bindings::define_adamw(module);
   qlora::bindings::define_linear(module);
 #ifdef QLORA_EMULATION
   module.def("set_schedule", emulation::set_schedule);

@@ -19,6 +19,7 @@ inline cudaStream_t stream_of(uintptr_t stream) {
   return reinterpret_cast<cudaStream_t>(stream);
 }
 
+void define_adamw(py::module_& module);
 void define_linear(py::module_& module);
 
 }  // namespace qlora::bindings

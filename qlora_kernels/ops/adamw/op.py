@@ -24,10 +24,10 @@ import torch
 
 from qlora_kernels.checks import InputError, check_dtype
 from qlora_kernels.dispatch import Room
-from qlora_kernels.ops.adamw import native_kernel, reference, triton_kernel
+from qlora_kernels.ops.adamw import cuda_kernel, native_kernel, reference, triton_kernel
 from qlora_kernels.ops.adamw.segment import PARAMETER_DTYPES, Gate, Hyperparameters, Segment
 
-STEP = Room("adamw_step", triton_kernel, native_kernel, reference)
+STEP = Room("adamw_step", triton_kernel, native_kernel, cuda_kernel, reference)
 GATE = Room("gradient_gate", triton_kernel, native_kernel, reference)
 
 _EPSILON = 1e-6  # as in torch.nn.utils.clip_grad_norm_
