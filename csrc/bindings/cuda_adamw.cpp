@@ -9,20 +9,13 @@
 namespace qlora::bindings {
 namespace {
 
-// The codes of 8-bit states as kernels read them: to be copied into device memory.
-py::bytes state_codecs(const std::array<float, NUM_CODES8>& signed_map,
-                       const std::array<float, NUM_CODES8>& unsigned_map) {
-  const cuda::StateCodecs codecs{StateCodec<true>(signed_map.data()),
-                                 StateCodec<false>(unsigned_map.data())};
-  return {reinterpret_cast<const char*>(&codecs), sizeof codecs};
-}
-
-// `tables`: addresses of the segments, their numbers and the codecs; `gate`: of scale and skip.
+// `tables`: addresses of the segments, their numbers and the tables of codes; `gate`: of scale and
+// skip.
 void adamw_step(const std::array<uintptr_t, 3>& tables, int64_t num_segments, int64_t num_blocks,
                 const std::array<uintptr_t, 2>& gate, uintptr_t stream) {
   cuda::adamw_step(
       {pointer<const cuda::AdamWSegment>(tables[0]), pointer<const cuda::AdamWNumbers>(tables[1]),
-       num_segments, num_blocks, pointer<const cuda::StateCodecs>(tables[2]),
+       num_segments, num_blocks, pointer<const cuda::StateTables>(tables[2]),
        pointer<const float>(gate[0]), pointer<const float>(gate[1])},
       stream_of(stream));
 }
@@ -30,7 +23,6 @@ void adamw_step(const std::array<uintptr_t, 3>& tables, int64_t num_segments, in
 }  // namespace
 
 void define_adamw(py::module_& module) {
-  module.def("state_codecs", state_codecs);
   module.def("adamw_step", adamw_step);
 }
 

@@ -9,8 +9,9 @@
 // with (unscaling and clipping), is read from device memory, and so is each segment's step number.
 // The arithmetic is the reference's, operation by operation: the bits are the same as on the CPU.
 //
-// The codecs (25 KB: a cell for each exponent and its first mantissa bits, state_codec.h) lie in
-// shared memory, copied once by each of as many thread blocks as are resident.
+// A code is found by eight comparisons with thresholds in shared memory, the first of which are the
+// same words for all lanes: sixteen times a load, a comparison and an addition for both moments. At
+// ten bytes an element, an H100's memory leaves a lane time for a hundred instructions.
 #include "adamw8bit.h"
 
 #include <cmath>
@@ -24,7 +25,7 @@ namespace {
 
 constexpr int WARP = 32, NUM_WARPS = 8, THREADS = NUM_WARPS * WARP;
 constexpr int OWN = static_cast<int>(STATE_BLOCK) / WARP;  // elements of a lane
-constexpr int RESIDENT = 4;                                // thread blocks of a multiprocessor
+constexpr int RESIDENT = 2;                                // thread blocks of a multiprocessor
 
 // A lane's elements of a tensor: `count` of them are there.
 struct Place {
@@ -98,24 +99,33 @@ __device__ void store(void* tensor, int64_t type, Place place, const float (&val
 
 constexpr auto FLOAT32 = static_cast<int64_t>(ElementType::float32);
 
+// How many thresholds are below a value: the nearest entry of the map, ties to the lower code.
+__device__ __forceinline__ uint8_t encode(const StateCodes& codes, float scaled) {
+  int code = 0;
+#pragma unroll
+  for (int step = NUM_CODES8 / 2; step > 0; step /= 2) {
+    if (codes.thresholds[code + step - 1] < scaled) code += step;
+  }
+  return static_cast<uint8_t>(code);
+}
+
 // A state: float32, or codes and the block's absmax.
-template <bool SIGNED>
 struct State {
+  const StateCodes& codes;
   void* values;
   float* absmax;  // the block's, or null
 
-  __device__ void read(const StateCodec<SIGNED>& codec, Place place, float (&into)[OWN]) const {
+  __device__ void read(Place place, float (&into)[OWN]) const {
     if (absmax == nullptr) return load(values, FLOAT32, place, into);
-    const auto codes = load_group<uint8_t>(values, place);
+    const auto stored = load_group<uint8_t>(values, place);
     const float scale = *absmax;
 #pragma unroll
     for (int i = 0; i < OWN; ++i) {
-      into[i] = i < place.count ? __fmul_rn(codec.map[codes.at[i]], scale) : 0.0f;
+      into[i] = i < place.count ? __fmul_rn(codes.map[stored.at[i]], scale) : 0.0f;
     }
   }
 
-  __device__ void write(const StateCodec<SIGNED>& codec, Place place,
-                        const float (&from)[OWN]) const {
+  __device__ void write(Place place, const float (&from)[OWN]) const {
     if (absmax == nullptr) return store(values, FLOAT32, place, from);
     float largest = 0;
 #pragma unroll
@@ -127,10 +137,10 @@ struct State {
     }
     if (largest < MIN_STATE) largest = 0;
     const float inverse = largest == 0 ? 0.0f : __fdiv_rn(1.0f, largest);
-    Group<uint8_t> codes;
+    Group<uint8_t> found;
 #pragma unroll
-    for (int i = 0; i < OWN; ++i) codes.at[i] = codec.encode(__fmul_rn(from[i], inverse));
-    store_group(values, place, codes);
+    for (int i = 0; i < OWN; ++i) found.at[i] = encode(codes, __fmul_rn(from[i], inverse));
+    store_group(values, place, found);
     if (threadIdx.x % WARP == 0) *absmax = largest;
   }
 };
@@ -163,20 +173,20 @@ __device__ __forceinline__ void update(const Rates& rates, float g, float& p, fl
 }
 
 __device__ void step_block(const AdamWSegment& segment, const Rates& rates, float scale,
-                           const StateCodecs& codecs, int64_t block) {
+                           const StateTables& tables, int64_t block) {
   const int64_t first = block * STATE_BLOCK + static_cast<int>(threadIdx.x % WARP) * OWN;
   const int64_t left = max(int64_t{0}, min(int64_t{OWN}, segment.size - first));
   const Place place{first, static_cast<int>(left)};
   const int64_t type = segment.types & 0xff;
   const bool is_quantized = segment.exp_avg_absmax != nullptr;
-  const State<true> first_moment{segment.exp_avg,
-                                 is_quantized ? segment.exp_avg_absmax + block : nullptr};
-  const State<false> second_moment{segment.exp_avg_sq,
-                                   is_quantized ? segment.exp_avg_sq_absmax + block : nullptr};
+  const State exp_avg{tables.exp_avg, segment.exp_avg,
+                      is_quantized ? segment.exp_avg_absmax + block : nullptr};
+  const State exp_avg_sq{tables.exp_avg_sq, segment.exp_avg_sq,
+                         is_quantized ? segment.exp_avg_sq_absmax + block : nullptr};
   float p[OWN], g[OWN], m[OWN], v[OWN];
   load(segment.gradient, segment.types >> 8, place, g);
-  first_moment.read(codecs.first, place, m);
-  second_moment.read(codecs.second, place, v);
+  exp_avg.read(place, m);
+  exp_avg_sq.read(place, v);
   if (segment.master != nullptr) {
     load(segment.master, FLOAT32, place, p);
   } else {
@@ -186,8 +196,8 @@ __device__ void step_block(const AdamWSegment& segment, const Rates& rates, floa
   for (int i = 0; i < OWN; ++i) update(rates, __fmul_rn(g[i], scale), p[i], m[i], v[i]);
   if (segment.master != nullptr) store(segment.master, FLOAT32, place, p);
   store(segment.parameter, type, place, p);
-  first_moment.write(codecs.first, place, m);
-  second_moment.write(codecs.second, place, v);
+  exp_avg.write(place, m);
+  exp_avg_sq.write(place, v);
 }
 
 // The last segment that starts at or before a block.
@@ -200,18 +210,18 @@ __device__ int64_t segment_of(const AdamWTask& task, int64_t block) {
   return low;
 }
 
-__device__ void copy_codecs(const StateCodecs* from, StateCodecs* to) {
-  constexpr int WORDS = sizeof(StateCodecs) / sizeof(uint32_t);
+__device__ void copy_tables(const StateTables* from, StateTables* to) {
+  constexpr int WORDS = sizeof(StateTables) / sizeof(float);
   for (int i = static_cast<int>(threadIdx.x); i < WORDS; i += THREADS) {
-    reinterpret_cast<uint32_t*>(to)[i] = reinterpret_cast<const uint32_t*>(from)[i];
+    reinterpret_cast<float*>(to)[i] = reinterpret_cast<const float*>(from)[i];
   }
 }
 
 __global__ void __launch_bounds__(THREADS, RESIDENT)
     adamw_kernel(const __grid_constant__ AdamWTask task) {
   if (*task.skip != 0) return;
-  StateCodecs& codecs = *dynamic_shared<StateCodecs>();
-  copy_codecs(task.codecs, &codecs);
+  StateTables& tables = *dynamic_shared<StateTables>();
+  copy_tables(task.tables, &tables);
   __syncthreads();
   const int64_t warps = int64_t{gridDim.x} * NUM_WARPS;
   const int64_t warp = int64_t{blockIdx.x} * NUM_WARPS + threadIdx.x / WARP;
@@ -224,7 +234,7 @@ __global__ void __launch_bounds__(THREADS, RESIDENT)
     if (block >= stop) continue;
     const Rates rates = Rates::of(task.numbers[index], static_cast<double>(*segment.step));
     for (; block < stop; ++block) {
-      step_block(segment, rates, *task.scale, codecs, block - segment.first_block);
+      step_block(segment, rates, *task.scale, tables, block - segment.first_block);
     }
   }
 }
@@ -235,7 +245,7 @@ void adamw_step(const AdamWTask& task, cudaStream_t stream) {
   const int64_t resident = int64_t{num_multiprocessors("adamw_step")} * RESIDENT;
   const int64_t wanted = (task.num_blocks + NUM_WARPS - 1) / NUM_WARPS;
   const auto grid = static_cast<unsigned>(wanted < resident ? wanted : resident);
-  launch({"adamw_step", grid, THREADS, sizeof(StateCodecs), stream}, adamw_kernel, task);
+  launch({"adamw_step", grid, THREADS, sizeof(StateTables), stream}, adamw_kernel, task);
 }
 
 }  // namespace qlora::cuda

@@ -3,9 +3,16 @@
 
 #include <cuda_runtime.h>
 
-#include "../common/state_codec.h"
+#include <cstdint>
+
+#include "../common/element.h"
+#include "../common/blockwise8.h"
 
 namespace qlora::cuda {
+
+constexpr int64_t STATE_BLOCK = 256;  // elements that share the absmax of their states
+constexpr float MIN_STATE =
+    0x1p-126f;  // blocks of smaller values are zeros: 1 / MIN_STATE is finite
 
 // One segment: its tensors, flat; 0 where there is none. Fields as ops/adamw/cuda_kernel.py packs
 // them, eight bytes each.
@@ -25,17 +32,21 @@ struct AdamWNumbers {
   double lr, beta1, beta2, eps, weight_decay;
 };
 
-// Lies in device memory as it is made on the host: codes of 8-bit states.
-struct StateCodecs {
-  StateCodec<true> first;
-  StateCodec<false> second;
+// What the codes of 8-bit states mean, as ops/adamw/cuda_kernel.py packs it.
+struct StateCodes {
+  float map[NUM_CODES8];
+  float thresholds[NUM_CODES8];  // a value's code is the number of those below it; the last is inf
+};
+
+struct StateTables {
+  StateCodes exp_avg, exp_avg_sq;
 };
 
 struct AdamWTask {
   const AdamWSegment* segments;
   const AdamWNumbers* numbers;  // of each segment
   int64_t num_segments, num_blocks;
-  const StateCodecs* codecs;
+  const StateTables* tables;
   const float* scale;  // []: what gradients are multiplied with: unscaling and clipping in one
   const float* skip;   // []: not 0 where nothing may change
 };

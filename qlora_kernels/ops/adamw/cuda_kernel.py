@@ -10,6 +10,7 @@ from qlora_kernels.formats.blockwise8 import num_blocks
 from qlora_kernels.formats.codebooks import dynamic_map
 from qlora_kernels.gpu import cuda_module
 from qlora_kernels.ops.adamw.segment import PARAMETER_DTYPES, Gate, Hyperparameters, Segment
+from qlora_kernels.ops.adamw.triton_kernel import rounded_thresholds
 from qlora_kernels.ops.adamw.triton_table import addresses, on_device
 
 BACKEND = "cuda"
@@ -39,7 +40,7 @@ def adamw_step(
     tables = (
         on_device(rows, torch.int64, device),
         on_device([tuple(h) for h in hyper], torch.float64, device),
-        _codecs(device),
+        _codes(device),
     )
     with cuda_module.stream_of(gate.scale) as stream:
         cuda_module.kernels().adamw_step(
@@ -58,9 +59,11 @@ def _types(segment: Segment, gradient: torch.Tensor) -> int:
 
 
 @cache
-def _codecs(device: torch.device) -> torch.Tensor:
-    """What the codes of 8-bit states mean, as the kernel reads it."""
-    host = torch.device("cpu")
-    maps = (dynamic_map(host, signed).tolist() for signed in (True, False))
-    packed = cuda_module.kernels().state_codecs(*maps)
-    return torch.frombuffer(bytearray(packed), dtype=torch.uint8).to(device)
+def _codes(device: torch.device) -> torch.Tensor:
+    """What the codes of 8-bit states mean: map and thresholds of exp_avg, then of exp_avg_sq."""
+    beyond = torch.full((1,), torch.inf, device=device)
+    parts = [
+        torch.cat([dynamic_map(device, signed), rounded_thresholds(device, signed), beyond])
+        for signed in (True, False)
+    ]
+    return torch.cat(parts)

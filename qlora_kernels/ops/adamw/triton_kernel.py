@@ -72,7 +72,7 @@ def _step(
         on_device([numbers(h) for h in hyper], torch.float64, device),
         work,
         *(dynamic_map(device, signed) for signed in (True, False)),
-        *(_thresholds(device, signed) for signed in (True, False)),
+        *(rounded_thresholds(device, signed) for signed in (True, False)),
         *(gate.scale, gate.skip),
         PARAMETER=DTYPES[segments[0].parameter.dtype],
         GRADIENT=DTYPES[gradients[0].dtype],
@@ -116,7 +116,7 @@ def _squares(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 @cache
-def _thresholds(device: torch.device, signed: bool) -> torch.Tensor:
+def rounded_thresholds(device: torch.device, signed: bool) -> torch.Tensor:
     """The float64 thresholds rounded down: what is above them in float32 is the same."""
     exact = thresholds(torch.device("cpu"), signed)
     below = exact.float()
