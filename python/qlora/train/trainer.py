@@ -35,8 +35,8 @@ from qlora_kernels.files import write_text
 def train(settings: TrainSettings, console: Console | None = None) -> TrainResult:
     """Fine-tune as `settings` say; shows progress on `console`, or nothing without one.
 
-    Raises InputError for bad input, before anything is written, and Diverged, its message naming
-    the saved adapter, where a loss or gradient is not finite.
+    Raises InputError for bad input and for what the preflight refuses, before anything is written,
+    and Diverged, its message naming the saved adapter, where the watch says stop.
     """
     place = find_place(settings)
     run, state, metrics_bytes = prepare(settings, place)
