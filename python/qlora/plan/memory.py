@@ -11,10 +11,10 @@
     optimizer    8 of each trained parameter, or 2 (1 + 4 / 256) in 8 bits where it has 4,096
                  elements or more, then + 4 for a float32 master if t = 2
     activations  see `qlora.plan.activations`
-    logits       d v rows + d m h: a chunk and the gradient of its input; + d v h of a head that is
-                 trained, whose gradient is made in forward; rows = min(m, 256 MiB / (d v)), since
-                 the head runs in chunks; on a CPU 0 for a frozen head, whose logits stay in cache,
-                 else twice 64 MiB of float32
+    logits       d v rows + d m h: a chunk and the gradient of its input; + 2 d v h of a head that is
+                 trained, whose gradient is made in forward and scaled in backward;
+                 rows = min(m, 256 MiB / (d v)), since the head runs in chunks; on a CPU 0 for a
+                 frozen head, whose logits stay in cache, else twice 64 MiB of float32
     workspace    d m (3 i + 2 h), gradients inside one block, + d n k, the largest layer decoded,
                  which a CPU's kernels never hold
 
@@ -185,7 +185,7 @@ class Forecast:
             chunk = d * v * min(m, max(1, LOGIT_CHUNK_BYTES // (d * v)))
         else:
             chunk = 2 * 4 * v * min(m, max(1, PLAIN_CHUNK_BYTES // (4 * v))) * trained
-        return chunk + d * m * h + d * v * h * trained
+        return chunk + d * m * h + 2 * d * v * h * trained
 
     def _workspace(self) -> int:
         d, model = self._bytes_each, self.model
