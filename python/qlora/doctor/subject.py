@@ -1,5 +1,6 @@
 """A finished run, opened again to be measured: model and adapter, and the examples of each set."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,7 +20,7 @@ from qlora.models import load_model
 from qlora.objective import vocabulary_size
 from qlora.settings import from_sources
 from qlora.train import randomness
-from qlora.train.checkpoint import MANIFEST, latest, read_manifest
+from qlora.train.checkpoint import MANIFEST, latest
 from qlora.train.from_adapter import start_from
 from qlora.train.identity import data_digest
 from qlora.train.methods import make_method
@@ -71,9 +72,13 @@ class Subject:
         files = RunFiles(Path(run))
         settings = _settings(files)
         folder = _adapter_folder(files)
-        randomness.seed_all(settings.seed)
-        model, tokenizer = load_model(settings.model)
-        method = make_method(model, tokenizer, settings)
+        callers = randomness.capture()
+        try:
+            randomness.seed_all(settings.seed)
+            model, tokenizer = load_model(settings.model)
+            method = make_method(model, tokenizer, settings)
+        finally:
+            randomness.restore(callers)
         initial = _initial(model, method, settings)
         method.load(folder)
         budget = budget or Budget.for_model(qk.nn.describe(model).num_parameters)
@@ -189,9 +194,11 @@ def _initial(model: PreTrainedModel, method: Method, settings: TrainSettings) ->
 
 def _check_data(folder: Path, settings: TrainSettings, sets: tuple[list[Example], ...]) -> None:
     """Refuse data that has changed since training read it, as the checkpoint tells."""
-    if not (folder.parent / MANIFEST).exists():  # a run without a checkpoint
+    manifest = folder.parent / MANIFEST
+    if not manifest.exists():  # a run without a checkpoint
         return
-    then = read_manifest(folder.parent).identity
+    # Its other parts, which resuming needs, may be those of another version.
+    then = json.loads(manifest.read_text(encoding="utf-8"))["identity"]
     for name, path, examples in zip(
         ("training", "validation"), (settings.data, settings.validation), sets, strict=True
     ):
