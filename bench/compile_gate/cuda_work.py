@@ -28,9 +28,9 @@ def _dequantized(arguments: Arguments) -> int:
 
 
 def _few_rows(arguments: Arguments) -> int:
-    """Two steps of 64 bytes of codes for 32 rows, for each of 8 warps; or value by value."""
-    per_byte = {"cuda::Nibbles": 2, "cuda::Bytes": 1}.get(arguments[-2], 0)
-    return 8 * 2 * 32 * 64 * per_byte
+    """Of 8 warps: two steps of 64 bytes of codes for 32 rows; or 8 columns a lane, one by one."""
+    per_byte = {"cuda::Nibbles": 2, "cuda::Bytes": 1}.get(arguments[-2])
+    return 8 * 32 * (8 if per_byte is None else 2 * 64 * per_byte)
 
 
 def _few_rows_shared(arguments: Arguments) -> int:
@@ -39,6 +39,8 @@ def _few_rows_shared(arguments: Arguments) -> int:
 
 
 KERNELS = {
+    # A block runs some of the code, by dtypes and states, which machine code cannot tell: no bound.
+    "adamw_kernel": CudaWork("adamw", 8, shared_bytes=lambda _: 4 << 10),
     "dequantize_kernel": CudaWork("dequantize", 16, "LDGSTS", _dequantized, lambda _: 72 << 10),
     "qlora_linear_kernel": CudaWork("qlora_linear", 8, "", _few_rows, _few_rows_shared),
     "quantize_kernel": CudaWork("quantize", 8),

@@ -132,6 +132,7 @@ struct State {
     for (int i = 0; i < OWN; ++i) {
       if (i < place.count) largest = fmaxf(largest, fabsf(from[i]));
     }
+#pragma unroll
     for (int other = WARP / 2; other > 0; other /= 2) {
       largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, other));
     }
