@@ -28,11 +28,12 @@ inline double squared_norm(const std::vector<MatrixView>& gradients, int num_thr
   int64_t size = 0;
   for (int64_t i = 0; i < count; ++i) {
     size += size_of(i);
-    starts.push_back(starts.back() + (size_of(i) + STATE_BLOCK - 1) / STATE_BLOCK);
+    starts.push_back(starts.back() + blocks_of(size_of(i)));
   }
   std::vector<double> sums(static_cast<size_t>(starts.back()));
   parallel(threads_for(size, num_threads), [&](const Team& team) {
-    for_shares(team, count, size_of, [&](int64_t i, Range blocks) {
+    const Range share = team.share_of(starts.back(), 1);
+    for_blocks(share, count, size_of, [&](int64_t i, Range blocks) {
       dispatch(gradient(i).type, [&](auto* tag) {
         const auto* values = static_cast<decltype(tag)>(const_cast<void*>(gradient(i).data));
         for (int64_t block = blocks.first; block < blocks.last; ++block) {
