@@ -11,8 +11,8 @@
     optimizer    8 of each trained parameter, or 2 (1 + 4 / 256) in 8 bits where it has 4,096
                  elements or more, then + 4 for a float32 master if t = 2
     activations  see `qlora.plan.activations`
-    logits       d v rows + d m h: a chunk and the gradient of its input; + 2 d v h of a head that is
-                 trained, whose gradient is made in forward and scaled in backward;
+    logits       d v rows + d m h: a chunk and the gradient of its input; + 2 d v h of a trained
+                 head, whose gradient is made in forward and scaled in backward;
                  rows = min(m, 256 MiB / (d v)), since the head runs in chunks; on a CPU 0 for a
                  frozen head, whose logits stay in cache, else twice 64 MiB of float32
     workspace    d m (3 i + 2 h), gradients inside one block, + d n k, the largest layer decoded,
