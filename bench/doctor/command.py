@@ -47,7 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    logging.getLogger("qlora_kernels").setLevel(logging.WARNING)
+    for name, level in (("qlora_kernels", logging.WARNING), ("qlora", logging.ERROR)):
+        logging.getLogger(name).setLevel(level)  # what they say of cut rows is known
     console = Console(highlight=False)
     if arguments.rejudge:
         runs = [rejudged(one) for one in read_record(arguments.output)["runs"]]

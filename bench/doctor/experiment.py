@@ -77,6 +77,7 @@ class Trial:
             data=data / "train.jsonl",
             validation=data / "validation.jsonl",
             output=self.folder / "run",
+            resume="auto",
             seed=self.seed,
             **{**RECIPE, **self.experiment.settings},
         )
