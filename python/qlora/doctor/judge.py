@@ -2,7 +2,7 @@
 
     score = prior + sum over conditions (weight if it holds, - against if it fails, else 0)
     coverage = weight of the conditions whose fact is known / weight of all
-    confidence = sigmoid(score) (0.6 + 0.4 coverage)
+    confidence = sigmoid(score) (0.6 + 0.4 coverage), times 0.85 where nothing was measured
 
 so that evidence for counts up, evidence against counts down, and what was not looked at lowers the
 confidence without speaking for anything. Findings are causes with a confidence of at least 0.5;
@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from qlora.doctor.diagnosis import Cause, Diagnosis, Finding
-from qlora.doctor.facts import KINDS, Fact, Facts
+from qlora.doctor.facts import KINDS, MEASURED_KINDS, Fact, Facts
 from qlora.doctor.rules.derived import derive, suggestions
 from qlora.doctor.rules.rule import Condition, Rule, Verdict
 from qlora.doctor.rules.table import RULES, SYMPTOMS
 
 LEAST_CONFIDENCE = 0.5  # of a finding: more likely than not
 LEAST_SUSPICION = 0.1  # of a cause named because something is wrong and nothing explains it
+UNOPENED = 0.85  # of the confidence is left where nothing but curves was seen
 UNSEEN_SHARE = 0.4  # of the confidence that hangs on having looked
 
 
@@ -95,7 +96,8 @@ class Opinion:
     @cached_property
     def confidence(self) -> float:
         """In (0, 1)."""
-        return (1 - UNSEEN_SHARE * (1 - self.coverage)) * _sigmoid(self.score)
+        opened = 1.0 if MEASURED_KINDS.keys() & self.facts.keys() else UNOPENED
+        return opened * (1 - UNSEEN_SHARE * (1 - self.coverage)) * _sigmoid(self.score)
 
     @property
     def evidence(self) -> tuple[str, ...]:

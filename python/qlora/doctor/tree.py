@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from qlora.doctor.facts import KINDS
-from qlora.doctor.judge import LEAST_CONFIDENCE, LEAST_SUSPICION, UNSEEN_SHARE
+from qlora.doctor.judge import LEAST_CONFIDENCE, LEAST_SUSPICION, UNOPENED, UNSEEN_SHARE
 from qlora.doctor.rules.rule import Condition, Rule, Symptom
 from qlora.doctor.rules.table import SYMPTOMS
 
@@ -26,11 +26,12 @@ interval does neither. Scores are log-odds:
 
     confidence = sigmoid(prior + weights) x ({1 - UNSEEN_SHARE:.1f} + {UNSEEN_SHARE:.1f} coverage)
 
-where coverage is the share of the conditions, by weight, whose fact is known. So a fact that nobody
-measured never speaks for a cause, and curves alone never sound as sure as a measurement. Findings
-have a confidence of {LEAST_CONFIDENCE} or more. Where nothing reaches that and a run is plainly
-sick (a sign of a symptom below), the likeliest cause is named with the confidence that it has, from
-{LEAST_SUSPICION} on. A run without findings is called healthy, with what was looked at.
+where coverage is the share of the conditions, by weight, whose fact is known; times {UNOPENED} where
+nothing but curves was seen. So a fact that nobody measured never speaks for a cause, and curves
+alone never sound as sure as a measurement. Findings have a confidence of {LEAST_CONFIDENCE} or
+more. Where nothing reaches that and a run is plainly sick (a sign of a symptom below), the
+likeliest cause is named with the confidence that it has, from {LEAST_SUSPICION} on. A run without
+findings is called healthy, with what was looked at.
 
 Weights were chosen by what a fact can prove, thresholds by the reasons that stand beside them, and
 looked over on runs of the benchmark of faults with seeds that its figures do not use.

@@ -1,6 +1,9 @@
 """Causes of a good training loss that does not carry over to other text."""
 
+from dataclasses import replace
+
 from qlora.doctor.rules.rule import Condition, Rule, Symptom
+from qlora.doctor.rules.unstable import CLIMBED
 
 OVERFITTING = Rule(
     "overfitting",
@@ -21,6 +24,13 @@ OVERFITTING = Rule(
             reason="a twentieth of a nat is more than validations scatter",
         ),
         Condition(
+            "validation_rise", ">", 0.3, 1.0, 0.0,
+            says="that is far more than validations scatter ({value:.2f} nats)",
+            denies="it did not rise by much ({value:.2f} nats)",
+            reason="a third of a nat: nothing but training further explains it",
+        ),
+        replace(CLIMBED, weight=-1.5, against=0.0),
+        Condition(
             "curve_gap", ">", 0.3, 1.0, 0.5,
             says="{detail}",
             denies="validation and training end {value:+.2f} nats apart",
@@ -33,7 +43,7 @@ OVERFITTING = Rule(
             reason="a tenth: pretrained models are within a few percent on text they know",
         ),
         Condition(
-            "epochs", ">", 3.5, 0.5, 0.5,
+            "epochs", ">", 3.5, 0.5, 0.25,
             says="it saw every example {value:.0f} times",
             denies="it saw every example {value:.1f} times",
             reason="3 passes are the recipe's; adapters memorise from the fourth on",
