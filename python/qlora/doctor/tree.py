@@ -26,7 +26,7 @@ interval does neither. Scores are log-odds:
 
     confidence = sigmoid(prior + weights) x ({1 - UNSEEN_SHARE:.1f} + {UNSEEN_SHARE:.1f} coverage)
 
-where coverage is the share of the conditions, by weight, whose fact is known; times {UNOPENED} where
+where coverage is the share of conditions, by weight, whose fact is known; times {UNOPENED} where
 nothing but curves was seen. So a fact that nobody measured never speaks for a cause, and curves
 alone never sound as sure as a measurement. Findings have a confidence of {LEAST_CONFIDENCE} or
 more. Where nothing reaches that and a run is plainly sick (a sign of a symptom below), the
