@@ -92,7 +92,7 @@ def cuda_extension() -> list[Extension]:
         print(f"qlora_kernels: the CUDA kernels are not built, {reason}")
         return []
     sources = sorted(map(str, [*CSRC.glob("cuda/*.cu"), *CUDA_BINDINGS]))
-    headers = [*CSRC.glob("common/*.h"), *CSRC.glob("cuda/*.h"), *CSRC.glob("cuda/*.inl")]
+    headers = [p for f in ("common", "cuda", "bindings") for p in (CSRC / f).glob("*.[hi]*")]
     return [Extension(CUDA_MODULE, sources, depends=sorted(map(str, [*headers, NVCC_OPTIONS])))]
 
 

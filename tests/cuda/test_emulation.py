@@ -13,7 +13,7 @@ HERE = ROOT / "tests/cuda"
 
 @pytest.fixture(scope="module")
 def probes() -> Any:
-    return emulated("_probes", [HERE / "probes.cu"], HERE / "probes.cpp")
+    return emulated("_probes", [HERE / "probes.cu"], [HERE / "probes.cpp"])
 
 
 @pytest.fixture(params=SCHEDULES.values(), ids=SCHEDULES)
