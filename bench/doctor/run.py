@@ -8,6 +8,7 @@ from typing import Any
 from bench.doctor.experiment import RECIPE, Trial
 from bench.doctor.hugging_face import train_with_hugging_face
 from qlora.evaluate import EvaluateSettings, evaluate_file
+from qlora.provenance import commit
 from qlora.storage import Format
 from qlora.train.action import Diverged
 from qlora.train.checkpoint import latest
@@ -74,6 +75,7 @@ def identity(trial: Trial) -> Outcome:
         "task": experiment.task.__name__,
         "rows": experiment.num_train,
         "seed": trial.seed,
+        "commit": commit(),
         "settings": {**RECIPE, **experiment.settings},
     }
 
