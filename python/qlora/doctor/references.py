@@ -27,7 +27,7 @@ def references() -> dict[str, Curves]:
 
 
 def to_record(curves: Curves, source: str) -> dict[str, Any]:
-    """What the file holds for one run; all its points, or every n-th of them and the last."""
+    """What the file holds for one run; all points, or the highest of every n."""
     return {"source": source} | {
         name: _pairs(getattr(curves, name).finite) for name in FIELDS if getattr(curves, name)
     }
@@ -35,7 +35,9 @@ def to_record(curves: Curves, source: str) -> dict[str, Any]:
 
 def _pairs(series: Series) -> list[list[float]]:
     stride = -(-len(series) // MOST_SHOWN)
-    places = sorted({*range(0, len(series), stride), len(series) - 1})
+    starts = range(0, len(series), stride)
+    peaks = {start + int(series.values[start : start + stride].argmax()) for start in starts}
+    places = sorted({0, *peaks, len(series) - 1})
     return [[float(series.steps[i]), float(f"{series.values[i]:.{DIGITS}g}")] for i in places]
 
 
