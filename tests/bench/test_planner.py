@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.planner.cases import UNSEEN, Case
-from bench.planner.command import NEAR, compared
+from bench.planner.cases import UNSEEN, Case, all_cases
+from bench.planner.command import NEAR, RECORD, compared
 from qlora.plan.run import forecast_of
 from qlora.train.settings import TrainSettings
 from qlora_kernels.errors import InputError
@@ -21,6 +21,13 @@ FIXTURE = Path(__file__).parents[1] / "fixtures/tiny_shakespeare_llama"
 def test_the_sum_is_the_measured_peak(shape: str):
     row = compared(Case(shape, "qlora"))
     assert abs(row["off"]) <= NEAR, row
+
+
+def test_the_record_holds_every_case_within_the_law():
+    rows = json.loads(RECORD.read_text())["rows"]
+    names = {(row["shape"], row["method"], row["checkpointing"], row["passes"]) for row in rows}
+    assert names == {(c.shape, c.method, c.checkpointing, c.passes) for c in all_cases()}
+    assert all(abs(row["predicted_bytes"] / row["measured_bytes"] - 1) <= NEAR for row in rows)
 
 
 def test_a_run_is_planned_by_its_settings():
