@@ -61,6 +61,36 @@ def test_a_captured_step_replays(device: str, dtype: torch.dtype):
             assert a is None or torch.equal(a, b), name
 
 
+def test_a_captured_update_replays_after_many_others(device: str):
+    """The update alone, which a backend may have without the norm; its tables outlive the cache."""
+    if interpreting():
+        pytest.skip("there is no CUDA graph without a GPU")
+    place = torch.device(device)
+    ours, gate = kernels.segments(torch.bfloat16, place, LARGE), Gate.open(place)
+    eager, replayed = kernels.copied(ours), kernels.copied(ours)
+    gradients, hyper = kernels.gradients_of(ours, 0), [kernels.HYPER] * len(ours)
+
+    def step(made: list) -> None:
+        kernels.advance(made)
+        adamw_step(made, gradients, hyper, gate)
+
+    with forced():
+        for _ in range(2):
+            step(eager)
+        step(replayed)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            step(replayed)
+        other = kernels.copied(ours)
+        for i in range(100):
+            adamw_step(other, gradients, [kernels.HYPER._replace(lr=1e-3 * i)] * len(ours), gate)
+        graph.replay()
+    for one, another in zip(eager, replayed, strict=True):
+        for name in kernels.FIELDS:
+            a, b = getattr(one, name), getattr(another, name)
+            assert a is None or torch.equal(a, b), name
+
+
 def test_an_optimizer_step_waits_for_nothing(device: str):
     if interpreting():
         pytest.skip("there is nothing to wait for without a GPU")

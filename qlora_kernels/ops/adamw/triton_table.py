@@ -22,6 +22,7 @@ _TABLES = 64  # that are kept: four a launch, for several optimizers
 
 Row = tuple[int, ...]
 
+_captured: dict[int, torch.Tensor] = {}  # tables that a CUDA graph reads whenever it replays
 _rows: "WeakKeyDictionary[Segment, Row]" = WeakKeyDictionary()
 
 
@@ -98,12 +99,23 @@ def on_device(
     Raises InputError while a CUDA graph is captured and they are new: the graph would copy from
     memory of this process that is gone when it replays.
     """
-    return _made(tuple(rows), dtype, device)
+    return _kept(_made(tuple(rows), dtype, device))
+
+
+def chunk_table(sizes: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """The rows of `chunks` [programs, 2], int32: far more than tensors, so made once a size."""
+    return _kept(_chunk_table(sizes, device))
+
+
+def _kept(table: torch.Tensor) -> torch.Tensor:
+    """The table; for as long as the process lives, where a CUDA graph will read it."""
+    if capturing():
+        _captured[table.data_ptr()] = table
+    return table
 
 
 @lru_cache(maxsize=_TABLES)
-def chunk_table(sizes: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    """The rows of `chunks` [programs, 2], int32: far more than tensors, so made once a size."""
+def _chunk_table(sizes: tuple[int, ...], device: torch.device) -> torch.Tensor:
     return _copied(tuple(chunks(sizes)), torch.int32, device)
 
 
