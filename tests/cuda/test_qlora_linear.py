@@ -8,6 +8,7 @@ import torch
 
 import qlora_kernels as qk
 from native.guarded import guarded
+from ops.few_rows import FEW
 from ops.linear_formula import formula, in_float64
 from qlora_kernels.ops.qlora_linear.cuda_plan import MAX_ROWS
 from qlora_kernels.testing.cases import (
@@ -20,19 +21,6 @@ from qlora_kernels.testing.cases import (
 )
 from qlora_kernels.testing.error_rule import ErrorRule
 
-# Whole steps of columns and a half one; splits; both tiles of x, and four; the value-by-value walk.
-FEW = (
-    LinearCase(1, 200, 640, rank=16, bias=True),
-    LinearCase(4, 64, 1152, rank=3, block_size=128),
-    LinearCase(7, 96, 2048, rank=8, double_quant=False),
-    LinearCase(13, 100, 576, rank=5, bias=True),
-    LinearCase(16, 160, 256, rank=0, format="fp4"),
-    LinearCase(2, 72, 448, rank=4, format="nf4-tuned"),
-    LinearCase(6, 80, 320, rank=4, format="int8"),
-    LinearCase(11, 40, 1088, rank=4, format="int8", block_size=64, bias=True),
-    LinearCase(9, 40, 70, rank=16, dropout=0.25),
-    LinearCase(9, 40, 128, rank=16, dropout=0.25, dropout_on="input", bias=True),
-)
 CASES = (*FEW, *(case for case in (*LINEAR_CASES, *DORA_CASES[:4]) if case.m <= MAX_ROWS))
 
 
