@@ -78,6 +78,20 @@ def test_memory_around_an_unaligned_problem_is_left_alone(cuda: None):
         rule.check()
 
 
+def test_a_bias_of_any_dtype_and_strided_operands(cuda: None):
+    problem = problem_of(LinearCase(3, 40, 128, rank=4, bias=True), torch.float32)
+    adapter, rule = problem.adapter, ErrorRule(torch.float32)
+    assert adapter is not None and problem.bias is not None
+    turned = replace(adapter, a=adapter.a.T.contiguous().T, b=adapter.b.T.contiguous().T)
+    moved = replace(problem, x=problem.x.T.contiguous().T, adapter=turned)
+    with qk.use_backend("reference"):
+        plain, truth = formula(problem), formula(in_float64(problem))
+    for dtype in (torch.float32, torch.float64):
+        ours = forward(replace(moved, bias=problem.bias.to(dtype)))
+        rule.add(str(dtype), "y", ours, plain, truth)
+    rule.check()
+
+
 def test_what_it_refuses(cuda: None):
     with qk.use_backend("cpu"):
         q = qk.quantize(torch.ones(4, 64))

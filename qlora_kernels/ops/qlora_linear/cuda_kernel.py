@@ -47,6 +47,8 @@ def forward(
         return y
     x = x.contiguous()
     rows = [None if t is None else t.detach().contiguous() for t in (bias, output_scale)]
+    if rows[0] is not None and rows[0].dtype == torch.float64:
+        rows[0] = rows[0].float()  # what sums are in
     scale = None if rows[1] is None else rows[1].float()
     factors = adapter and (adapter.a.detach().contiguous(), adapter.b.detach().contiguous())
     sizes = _sizes(x, base, adapter)
