@@ -10,7 +10,7 @@ from bench.gpu.place import Place
 
 TESTS = "tests/gpu"
 # backend -> the longest its tests may take; each runs in a process of its own.
-BACKENDS = {"triton": 240.0, "cuda": 90.0}
+BACKENDS = {"triton": 240.0, "cuda": 150.0}
 SANITIZERS = {"triton": ("memcheck", "racecheck"), "cuda": ("memcheck", "racecheck", "initcheck")}
 PYTEST = ("-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", "-p", "no:xdist")
 # Another machine's pytest and torch may be older, and warn of what is none of ours.
