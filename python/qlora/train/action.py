@@ -79,10 +79,15 @@ def sources(run: Run, step: int) -> tuple[str, ...]:
 
 
 def advise(settings: TrainSettings, brittle: list[str]) -> str:
-    """What to try next, as flags: clipping, a lower rate, more bits for brittle layers."""
-    rate = settings.decided.learning_rate / LESS
+    """What to try next, as flags: clipping, a lower rate, more bits for brittle layers.
+
+    A rate without a ratio means plain LoRA, so the ratio goes with it, or B's rate would fall more.
+    """
+    rate = f"--learning-rate {settings.decided.learning_rate / LESS:.2g}"
+    if (ratio := settings.decided.lora_plus_ratio) != 1:
+        rate += f" --lora-plus-ratio {ratio:g}"
     norm = settings.max_norm / LESS if settings.max_norm else 1.0
-    steps = [f"--learning-rate {rate:.2g}", f"--max-norm {norm:.2g}"]
+    steps = [rate, f"--max-norm {norm:.2g}"]
     if brittle:
         wider = "none" if settings.format == "int8" else "int8"
         pattern = " ".join(f"{name}={wider}" for name in brittle)

@@ -72,6 +72,16 @@ def test_the_advice_is_flags_that_exist(settings):
     assert "--format-pattern" not in advise(made, [])
 
 
+def test_a_lower_rate_stays_with_the_ratio_of_the_run(settings):
+    """Given alone, a rate means plain LoRA: that of B would fall 48 times instead of 3."""
+    made = settings(learning_rate=None, max_norm=1.0).following(1000)
+    assert advise(made, []) == (
+        "try --learning-rate 1.7e-05 --lora-plus-ratio 16, or --max-norm 0.33"
+    )
+    lower = settings(learning_rate=1.7e-5, lora_plus_ratio=16.0).following(1000).decided
+    assert lower.lora_plus_ratio == made.decided.lora_plus_ratio
+
+
 def test_the_update_ratio_of_small_parameters_is_exact():
     parameters = [torch.randn(3, 5), torch.randn(7)]
     meter = UpdateMeter(parameters)
