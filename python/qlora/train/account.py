@@ -82,7 +82,7 @@ def _weights(run: Run) -> dict[str, int]:
     model, adapters = run.model, {id(p) for p in run.parameters.values()}
     sizes = dict.fromkeys(("codes", "scales", "weights", "embeddings", "small", "adapters"), 0)
     ends = (model.get_input_embeddings(), model.get_output_embeddings())
-    embeddings = {id(p) for module in ends for p in module.parameters()}
+    embeddings = {id(p) for module in ends if module for p in module.parameters()}
     for parameter in model.parameters():
         if parameter.dtype == torch.uint8:
             name = "codes"
@@ -117,4 +117,4 @@ def account_or_reason(run: Run, kept: int | None, peak: int) -> MemoryAccount | 
     try:
         return account(run, kept, peak)
     except InputError as error:
-        return str(error)
+        return str(error).removeprefix("plan: ")

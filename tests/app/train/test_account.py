@@ -39,5 +39,5 @@ def test_without_a_preflight_activations_are_not_counted(settings):
 
 def test_what_cannot_be_predicted_says_why(settings):
     result = train(settings(steps=1, bias="all"))
-    assert result.memory == "plan: bias should be none, to be predicted, was all"
-    assert "memory      not compared with a plan: plan: bias" in describe_end(result)
+    assert result.memory == "bias should be none, to be predicted, was all"
+    assert "memory      not compared with a plan: bias" in describe_end(result)
