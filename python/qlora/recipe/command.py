@@ -67,7 +67,8 @@ def _head(settings: RecipeSettings, seen: Survey) -> list[str]:
     about = "" if seen.exact else "about "
     pieces = f" (pieces of {settings.sequence_length} tokens)" if seen.documents else ""
     lines = [f"# A recipe for {settings.data}: {about}{seen.num_examples:,} examples{pieces}"]
-    lines += [f"# {notice.kind}: {notice.message}" for notice in seen.notices]
+    for notice in seen.notices:  # their evidence, texts of any kind, is told on stderr alone
+        lines += [f"# {notice.kind}: {notice.message}", f"#   -> {notice.fix}"]
     model = " --model MODEL" if settings.model is None else ""
     return [*lines, f"# qlora train --config recipe.yaml{model} --output runs/first"]
 

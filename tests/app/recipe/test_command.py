@@ -70,6 +70,7 @@ def test_few_examples_and_duplicates_are_told_on_stderr(write, capsys):
     assert "duplicates: 490 of 500 (98%) rows repeat another" in err
     assert "leakage: 25 of 25 (100%) validation rows are in the training data too" in err
     assert "# leakage: 25 of 25" in out, "the file remembers"
+    assert "#   -> first try them as a few-shot prompt" in out, "with what to do"
 
 
 def test_leakage_into_a_file_of_its_own(write, capsys):
