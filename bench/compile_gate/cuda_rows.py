@@ -8,7 +8,14 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.compile_gate.bound import Work, bound, occupancy, sass_beyond_memory, sass_per_weight
+from bench.compile_gate.bound import (
+    Bound,
+    Work,
+    bound,
+    occupancy,
+    sass_beyond_memory,
+    sass_per_weight,
+)
 from bench.compile_gate.compiled import RESOURCES, Row, tool
 from bench.compile_gate.cuda_work import KERNELS
 from bench.compile_gate.machines import MACHINES
@@ -76,7 +83,7 @@ def _row(match: re.Match[str], architecture: int, resources: str, code: str) -> 
     multiply_adds = sum(i.multiply_adds for i in body.instructions) * work.num_warps
     weights = work.decoded_weights(arguments)
     done = Work(body, work.num_warps, weights, multiply_adds)
-    limit = bound(done, machine)
+    limit = bound(done, machine) if work.has_bound else Bound(0.0, "none", "none")
     per_weight, beyond = sass_per_weight(done), sass_beyond_memory(done)
     return Row(
         work.op,

@@ -17,6 +17,7 @@ class CudaWork:
     op: str
     num_warps: int
     mark: str = ""  # an opcode that only the main loop has
+    has_bound: bool = True  # whether one loop is the work, so that its code bounds the speed
     decoded_weights: Callable[[Arguments], int] = _nothing
     shared_bytes: Callable[[Arguments], int] = _nothing  # dynamic
 
@@ -40,9 +41,15 @@ def _few_rows_shared(arguments: Arguments) -> int:
 
 KERNELS = {
     # A block runs some of the code, by dtypes and states, which machine code cannot tell: no bound.
-    "adamw_kernel": CudaWork("adamw", 8, shared_bytes=lambda _: 4 << 10),
-    "dequantize_kernel": CudaWork("dequantize", 16, "LDGSTS", _dequantized, lambda _: 72 << 10),
-    "qlora_linear_kernel": CudaWork("qlora_linear", 8, "", _few_rows, _few_rows_shared),
+    "adamw_kernel": CudaWork("adamw", 8, has_bound=False, shared_bytes=lambda _: 4 << 10),
+    # No loop is all of the work: how often the one over ranks runs, machine code cannot tell.
+    "dora_column_norm_kernel": CudaWork("dora_column_norm", 8, has_bound=False),
+    "dequantize_kernel": CudaWork(
+        "dequantize", 16, "LDGSTS", decoded_weights=_dequantized, shared_bytes=lambda _: 72 << 10
+    ),
+    "qlora_linear_kernel": CudaWork(
+        "qlora_linear", 8, decoded_weights=_few_rows, shared_bytes=_few_rows_shared
+    ),
     "quantize_kernel": CudaWork("quantize", 8),
     "quantize_scales_kernel": CudaWork("quantize", 8),
 }

@@ -84,6 +84,7 @@ PYBIND11_MODULE(_cuda, module) {
   module.def("quantize_scales", quantize_scales);
   qlora::bindings::define_adamw(module);
   qlora::bindings::define_linear(module);
+  qlora::bindings::define_norm(module);
 #ifdef QLORA_EMULATION
   module.def("set_schedule", emulation::set_schedule);
 #endif

@@ -16,14 +16,6 @@ namespace {
 using cuda::LinearPlan;
 using cuda::LinearTask;
 
-// Address, dtype, rows, columns: rows are contiguous.
-using Matrix = std::tuple<uintptr_t, ElementType, int64_t, int64_t>;
-
-MatrixView matrix_of(const Matrix& matrix) {
-  const auto [address, type, rows, columns] = matrix;
-  return {pointer<const void>(address), type, rows, columns, columns};
-}
-
 // `adapter`: (a, b, scaling); `dropout`: (where, p, address of the seed) or None.
 LinearTask task_of(const Matrix& x, const cuda::Weight& weight, float factor,
                    const std::optional<std::tuple<Matrix, Matrix, float>>& adapter,

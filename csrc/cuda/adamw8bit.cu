@@ -17,6 +17,7 @@
 #include <cmath>
 #include <type_traits>
 
+#include "element.h"
 #include "launch.h"
 #include "shared.h"
 
@@ -68,20 +69,8 @@ __device__ void store_group(void* tensor, Place place, const Group<Stored>& grou
   }
 }
 
-// The type is the same for all lanes.
-template <class Body>
-__device__ void with_type(int64_t type, const Body& body) {
-  if (type == static_cast<int64_t>(ElementType::float32)) {
-    body(float{});
-  } else if (type == static_cast<int64_t>(ElementType::bfloat16)) {
-    body(BFloat16{});
-  } else {
-    body(Float16{});
-  }
-}
-
 __device__ void load(const void* tensor, int64_t type, Place place, float (&values)[OWN]) {
-  with_type(type, [&](auto tag) {
+  with_type(static_cast<ElementType>(type), [&](auto tag) {
     const auto group = load_group<decltype(tag)>(tensor, place);
 #pragma unroll
     for (int i = 0; i < OWN; ++i) values[i] = to_float(group.at[i]);
@@ -89,7 +78,7 @@ __device__ void load(const void* tensor, int64_t type, Place place, float (&valu
 }
 
 __device__ void store(void* tensor, int64_t type, Place place, const float (&values)[OWN]) {
-  with_type(type, [&](auto tag) {
+  with_type(static_cast<ElementType>(type), [&](auto tag) {
     Group<decltype(tag)> group;
 #pragma unroll
     for (int i = 0; i < OWN; ++i) group.at[i] = from_float<decltype(tag)>(values[i]);

@@ -6,8 +6,7 @@
 namespace qlora::cuda {
 
 // What a code's value is multiplied by, for the block of the flat index `index`.
-__device__ __forceinline__ float scale_at(const LinearTask& task, int64_t index) {
-  const Weight& weight = task.weight;
+__device__ __forceinline__ float scale_at(const Weight& weight, int64_t index) {
   const Scales& scales = weight.scales;
   const int64_t block = index >> weight.block_shift;
   float absmax;
@@ -18,7 +17,13 @@ __device__ __forceinline__ float scale_at(const LinearTask& task, int64_t index)
   } else {
     absmax = static_cast<const float*>(scales.stored)[block];
   }
-  return weight.is_int8 ? int8_step(absmax) : absmax * task.factor;
+  return weight.is_int8 ? int8_step(absmax) : absmax;
+}
+
+// The same where a code's value is factor * codebook[code].
+__device__ __forceinline__ float scale_at(const LinearTask& task, int64_t index) {
+  const float scale = scale_at(task.weight, index);
+  return task.weight.is_int8 ? scale : scale * task.factor;
 }
 
 // An element of whatever type a view has.

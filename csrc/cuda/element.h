@@ -36,6 +36,18 @@ __device__ __forceinline__ float widened<Float16>(Float16 value) {
   return __half2float(__ushort_as_half(value.bits));
 }
 
+// Calls body with a value of the type, which is the same for all lanes.
+template <class Body>
+__device__ __forceinline__ void with_type(ElementType type, const Body& body) {
+  if (type == ElementType::float32) {
+    body(float{});
+  } else if (type == ElementType::bfloat16) {
+    body(BFloat16{});
+  } else {
+    body(Float16{});
+  }
+}
+
 // Eight values, rounded, by stores of 16 bytes; `out` is a multiple of that.
 template <class Element>
 __device__ __forceinline__ void store_eight(Element* out, const float (&x)[8]) {

@@ -34,6 +34,7 @@
 // their first codes are on the way; the last of them adds the shares up and arrives at every group
 // of strips, just as the thread blocks of a group do. Whoever arrives last finishes the group:
 // B, output scale, bias. Nobody spins, so nothing must be resident together.
+#include "arrivals.h"
 #include "few_rows_scalar.h"
 #include "few_rows_tensor.h"
 #include "launch.h"
@@ -42,17 +43,6 @@
 
 namespace qlora::cuda {
 namespace {
-
-// Whether this thread block is the last of `expected`, and sees what the others wrote before. The
-// counter is zero again afterwards.
-__device__ bool arrives_last(uint32_t* arrivals, uint32_t expected) {
-  __threadfence();
-  __syncthreads();
-  const bool is_last = threadIdx.x == 0 && atomicInc(arrivals, expected - 1) == expected - 1;
-  if (!__syncthreads_or(is_last)) return false;
-  __threadfence();
-  return true;
-}
 
 __device__ __forceinline__ int64_t rows_of_group(const LinearTask& task) {
   return task.plan.strips * STRIP;

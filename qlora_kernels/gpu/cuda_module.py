@@ -82,6 +82,11 @@ def element(tensor: torch.Tensor) -> Any:
     return getattr(kernels().ElementType, _ELEMENTS[tensor.dtype])
 
 
+def matrix(tensor: torch.Tensor) -> tuple[int, Any, int, int]:
+    """A contiguous matrix as kernels take it: address, dtype, rows, columns."""
+    return tensor.data_ptr(), element(tensor), *tensor.shape
+
+
 def weight(q: QuantizedTensor, codebook: Sequence[float] | None = None) -> Any:
     """A QuantizedTensor as kernels take it: addresses, valid while q lives.
 

@@ -4,8 +4,9 @@
 
 W_n [k] and B_n [rank] are rows. Two ways cost the same n k rank multiplications and one decoding of
 W: the terms above, summed in double since they cancel where `s B A` nears `-W` (reference); or
-a few entries of the sum at a time, squared in registers while they are there (cpu, triton). "Column
-norm" is the paper's word: it writes W as [in, out]. Source: DoRA (arXiv 2402.09353, equation 5).
+a few entries of the sum at a time, squared in registers while they are there (cpu, triton, cuda).
+"Column norm" is the paper's word: it writes W as [in, out]. Source: DoRA (arXiv 2402.09353,
+equation 5).
 """
 
 from collections.abc import Callable
@@ -18,9 +19,14 @@ from qlora_kernels.dispatch import Room, define
 from qlora_kernels.formats import Adapter, Base, QuantizedTensor
 from qlora_kernels.formats.quantized_tensor import SCHEMA, unflatten
 from qlora_kernels.formats.quantized_tensor import flatten as flatten_base
-from qlora_kernels.ops.dora_column_norm import native_kernel, reference, triton_kernel
+from qlora_kernels.ops.dora_column_norm import (
+    cuda_kernel,
+    native_kernel,
+    reference,
+    triton_kernel,
+)
 
-ROOM = Room("dora_column_norm", native_kernel, triton_kernel, reference)
+ROOM = Room("dora_column_norm", native_kernel, triton_kernel, cuda_kernel, reference)
 
 
 def dora_column_norm(q: Base, adapter: Adapter) -> torch.Tensor:

@@ -56,10 +56,12 @@ def forward(
     exact_in = x.dtype if plan.is_tensor else torch.float32
     codebook, factor = _rounded_codebook(base.format, exact_in)
     task = cuda_module.kernels().LinearTask(
-        _matrix(x),
+        cuda_module.matrix(x),
         cuda_module.weight(base, codebook),
         factor,
-        adapter and factors and (_matrix(factors[0]), _matrix(factors[1]), adapter.scaling),
+        adapter
+        and factors
+        and (cuda_module.matrix(factors[0]), cuda_module.matrix(factors[1]), adapter.scaling),
         _dropout(adapter, seed),
     )
     with cuda_module.stream_of(x) as stream:
@@ -68,7 +70,7 @@ def forward(
         cuda_module.kernels().qlora_linear(
             task,
             (
-                None if rows[0] is None else _matrix(rows[0].unsqueeze(0)),
+                None if rows[0] is None else cuda_module.matrix(rows[0].unsqueeze(0)),
                 0 if scale is None else scale.data_ptr(),
             ),
             y.data_ptr(),
@@ -117,10 +119,6 @@ def _as_kernels_take_it(plan: FewRowsPlan) -> Any:
     return cuda_module.kernels().LinearPlan(
         plan.is_tensor, plan.strips, plan.splits, plan.shares, plan.share_columns
     )
-
-
-def _matrix(tensor: torch.Tensor) -> tuple[int, Any, int, int]:
-    return tensor.data_ptr(), cuda_module.element(tensor), *tensor.shape
 
 
 def _dropout(adapter: Adapter | None, seed: torch.Tensor | None) -> tuple[str, float, int] | None:
