@@ -90,7 +90,10 @@ def test_rows_of_other_versions_are_read(tmp_path: Path):
         ("log.csv", "step,loss\n1,2.5\n", "at least 2 records of the training loss, had 1"),
         ("log.csv", "step,loss\n1,high\n2,low\n", "log.csv:2 should be numbers, was 'high'"),
         ("log.csv", "step,loss\n1,2\n,3\n", "log.csv:3 should have a step"),
+        ("log.csv", "step,loss\n1," + "9" * 200_000 + "\n2,3\n", "should be a table"),
         ("trainer_state.json", "", "should be JSON"),
+        ("trainer_state.json", "[" * 100_000, "should be JSON"),
+        ("metrics.jsonl", "[" * 100_000 + "\n", "metrics.jsonl:1 should be a JSON object"),
         ("trainer_state.json", "[1]", "should have the Trainer's log_history"),
         ("trainer_state.json", '{"log_history": [3, {"step": "x"}]}', "at least 2 records"),
         ("metrics.jsonl", "", "at least 2 records"),
@@ -123,3 +126,16 @@ def test_what_is_not_there_or_holds_nothing_is_refused(tmp_path: Path):
         writer.add_scalar("loss", 1.0, 1)
     with pytest.raises(InputError, match="one run's events, held those of a, b"):
         read_curves(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["log.csv", "metrics.jsonl", "trainer_state.json"])
+def test_binary_files_are_refused_in_one_line(tmp_path: Path, name: str):
+    (tmp_path / name).write_bytes(b"\xff\xfe\x00\n")
+    with pytest.raises(InputError, match=f"{name} should be text, was binary"):
+        read_curves(tmp_path / name)
+
+
+def test_an_integer_beyond_any_float_is_infinite(tmp_path: Path):
+    rows = [{"step": step, "loss": loss} for step, loss in enumerate([3, 10**400, 2])]
+    state = write(tmp_path / "trainer_state.json", json.dumps({"log_history": rows}))
+    assert read_curves(state).training.values.tolist() == [3, float("inf"), 2]

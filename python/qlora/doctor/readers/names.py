@@ -1,7 +1,9 @@
 """What others call the columns of a record."""
 
+import math
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from qlora.doctor.curves import Curves, series
@@ -52,11 +54,27 @@ def require_loss(where: str, matched: dict[str, str], found: Iterable[str]) -> N
         )
 
 
+def read_text(path: Path) -> str:
+    """What a record says; raises InputError for a binary file."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError(f"doctor: {path} should be text, was binary") from None
+
+
 def add_row(points: Points, row: Mapping[str, Any], fields: Mapping[str, str]) -> None:
     """Add what a row of a log says under the names of `fields` (name -> field of Curves)."""
     for name, field in fields.items():
         if isinstance(row.get(name), (int, float)):
-            points.setdefault(field, {})[float(row["step"])] = float(row[name])
+            points.setdefault(field, {})[_float(row["step"])] = _float(row[name])
+
+
+def _float(number: float) -> float:
+    """JSON's integers have no bound; floats end at infinity."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf
 
 
 def to_curves(source: str, points: Points) -> Curves:

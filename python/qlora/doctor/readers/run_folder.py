@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from qlora.doctor.curves import Curves
-from qlora.doctor.readers.names import Points, add_row, to_curves
+from qlora.doctor.readers.names import Points, add_row, read_text, to_curves
 from qlora_kernels.errors import InputError
 
 METRICS = "metrics.jsonl"
@@ -21,7 +21,7 @@ STEP_FIELDS = {
 def read_run(path: Path) -> Curves:
     """Curves of the rows of kind step and evaluation; other kinds and keys are passed over."""
     points: Points = {}
-    *whole, _ = path.read_text(encoding="utf-8").split("\n")  # empty, or cut off by a kill
+    *whole, _ = read_text(path).split("\n")  # the last is empty, or cut off by a kill
     for number, line in enumerate(whole, start=1):
         row = _row(path, number, line)
         if row.get("kind") == "step":
@@ -34,7 +34,7 @@ def read_run(path: Path) -> Curves:
 def _row(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         row = None
     if not isinstance(row, dict) or not isinstance(row.get("step"), int):
         raise InputError(

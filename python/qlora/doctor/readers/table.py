@@ -5,7 +5,15 @@ import math
 from pathlib import Path
 
 from qlora.doctor.curves import Curves
-from qlora.doctor.readers.names import STEP, Points, match, plain, require_loss, to_curves
+from qlora.doctor.readers.names import (
+    STEP,
+    Points,
+    match,
+    plain,
+    read_text,
+    require_loss,
+    to_curves,
+)
 from qlora_kernels.errors import InputError
 
 MISSING = {"", "none", "null", "na", "n/a", "-"}  # a cell that was not recorded
@@ -14,9 +22,12 @@ MISSING = {"", "none", "null", "na", "n/a", "-"}  # a cell that was not recorded
 def read_table(path: Path) -> Curves:
     """Curves of the columns that `match` knows; without one for the step, rows are counted."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise InputError(f"doctor: {path} should be text, was binary") from None
+        return _read_lines(path, read_text(path).splitlines())
+    except csv.Error as error:
+        raise InputError(f"doctor: {path} should be a table, was not: {error}") from None
+
+
+def _read_lines(path: Path, lines: list[str]) -> Curves:
     header = lines[0] if lines else ""
     separator = max(",;\t", key=header.count)
     rows = csv.DictReader(lines, delimiter=separator)

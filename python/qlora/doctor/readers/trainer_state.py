@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from qlora.doctor.curves import Curves
-from qlora.doctor.readers.names import Points, add_row, to_curves
+from qlora.doctor.readers.names import Points, add_row, read_text, to_curves
 from qlora_kernels.errors import InputError
 
 STATE = "trainer_state.json"
@@ -33,8 +33,8 @@ def find_state(folder: Path) -> Path | None:
 def read_state(path: Path) -> Curves:
     """Curves of log_history; raises InputError where the file is another."""
     try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        state = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
         raise InputError(f"doctor: {path} should be JSON, was not: {error}") from None
     history = state.get("log_history") if isinstance(state, dict) else None
     if not isinstance(history, list):
