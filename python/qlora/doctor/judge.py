@@ -106,7 +106,9 @@ class Opinion:
 
     @property
     def strongest_against(self) -> str | None:
-        """The sentence that speaks most against it."""
+        """The sentence that speaks most against it, unless one for it speaks louder."""
+        if self.contributions and self.contributions[0][0] > 0:
+            return None
         return next((sentence for weight, sentence in self.contributions if weight < 0), None)
 
     @cached_property

@@ -166,3 +166,22 @@ def test_fixes_name_the_numbers_of_the_run():
 def test_a_broken_run_of_nan_alone_is_no_healthy_run():
     curves = healthy_curves(training=curve(lambda t: numpy.nan * t), validation=FLAT["validation"])
     assert not judge(by_name(curve_facts(curves))).healthy
+
+
+def test_as_many_epochs_as_it_ran_are_no_fix():
+    ran = {"epochs": Fact("epochs", 4.6), "best_validation_place": Fact("", 1.0)}
+    assert "fewer_epochs" not in suggestions(ran)
+    early = {**ran, "best_validation_place": Fact("", 0.4)}
+    assert suggestions(early)["fewer_epochs"] == 2
+
+
+def test_a_loss_of_zero_from_the_start_is_not_healthy():
+    found = judge({f.name: f for f in curve_facts(healthy_curves(training=curve(lambda t: 0 * t)))})
+    assert not found.healthy
+
+
+def test_a_cause_is_not_ruled_out_where_the_evidence_for_it_is_stronger():
+    known = facts({"drift_recent": 5.0, "gap_explained": 0.1, "drift_validation": 0.0})
+    without = {name: fact for name, fact in known.items() if name != "drift_validation"}
+    assert Opinion(RULES["drifted-data"], known).strongest_against is not None
+    assert Opinion(RULES["drifted-data"], without).strongest_against is None

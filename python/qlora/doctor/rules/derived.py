@@ -28,15 +28,19 @@ def suggestions(facts: Facts) -> dict[str, float]:
         numbers["more_steps"] = 2 * numbers["steps"]
     if numbers.get("epochs", 0) >= 2 and "best_validation_place" in numbers:
         best = numbers["epochs"] * numbers["best_validation_place"]
-        numbers["fewer_epochs"] = max(1.0, round(best))
+        fewer = max(1.0, round(best))
+        if fewer < numbers["epochs"]:  # rounded up, it is no fewer
+            numbers["fewer_epochs"] = fewer
     return numbers
 
 
 def _sure_fall(facts: Facts) -> Fact | None:
-    """max(training_fall.low, -trend.high, 0) / initial_loss."""
+    """max(training_fall.low, -trend.high, 0) / initial_loss; 0 where the loss starts at 0."""
     fall, initial, trend = (facts.get(n) for n in ("training_fall", "initial_loss", "trend"))
-    if fall is None or initial is None or initial.value <= 0:
+    if fall is None or initial is None or initial.value < 0:
         return None
+    if initial.value == 0:
+        return Fact("sure_fall", 0.0, detail=fall.detail)
     sure = [0.0, fall.value if fall.low is None else fall.low]
     if trend is not None and trend.high is not None:
         sure.append(-trend.high)

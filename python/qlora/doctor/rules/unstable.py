@@ -37,7 +37,7 @@ POISONED = Rule(
         Condition(
             "loss_jump_z", ">", 8.0, 3.0, 3.0,
             says="{detail}",
-            denies="the largest jump of the loss is {value:.1f} deviations above its median",
+            denies="the loss never jumped: at most {value:+.1f} deviations from its median",
             reason="of normal noise one step in 10^15 is further out; batches of unequal"
             " difficulty stay below 6",
         ),
