@@ -80,6 +80,8 @@ def run(arguments: argparse.Namespace) -> int:
     for name, file in (("recent", settings.recent), ("probe", settings.probe)):
         if file is not None and not file.is_file():
             raise InputError(f"doctor: --{name} should be a file, was {file}")
+    if settings.output is not None and settings.output.exists() and not settings.output.is_dir():
+        raise InputError(f"doctor: --output should be a folder, was the file {settings.output}")
     shown = _progress if sys.stderr.isatty() else None
     question = Question(path, settings.recent, settings.probe, settings.measure, shown)
     found = examine(question)
@@ -96,9 +98,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _write(output: Path, found: Examination, diagnosis: Diagnosis) -> None:
+    write_text(output / "doctor.json", json.dumps(diagnosis.to_json(), indent=1) + "\n")
     from qlora.doctor.picture import draw  # with matplotlib, which a plain install lacks
 
-    write_text(output / "doctor.json", json.dumps(diagnosis.to_json(), indent=1) + "\n")
     draw(found.curves, diagnosis, output / "doctor.png")
 
 

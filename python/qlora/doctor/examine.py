@@ -1,6 +1,7 @@
 """One run, looked at: curves, then the model and data where they are still there."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ Progress = Callable[[int, int, str], None]
 
 ADAPTER_FILES = ("adapter_config.json", "adapter/adapter_config.json")
 SETTINGS = "settings.yaml"
+OF_ADAPTERS = ("learning_rate_peak", "reach", "update_ratio", "update_ratio_peak")
 
 
 @dataclass(frozen=True)
@@ -57,18 +59,23 @@ def examine(question: Question) -> Examination:
     """All facts that can be had; `not_measured` says why others cannot."""
     curves = read_curves(question.run)
     probe = Fact("probe_given", float(question.probe is not None))
-    facts = [*curve_facts(curves), *_rank(question.run), probe]
+    facts = [*_comparable(question.run, curve_facts(curves)), *_rank(question.run), probe]
     measured, missing = _measure(question)
     return Examination(curves, by_name([*facts, *measured]), tuple(missing))
 
 
 def _measure(question: Question) -> tuple[list[Fact], list[str]]:
     if not question.measure:
-        return [], ["the model and its data: not asked for (--no-measure)"]
+        return [], [f"{_unopened(question)}: not asked for (--no-measure)"]
     if not (question.run / SETTINGS).is_file():
-        return [], ["the model and its data: only a run folder of `qlora train` leads to them"]
-    from qlora.doctor.measures import measure_all  # transformers: seconds to import
-    from qlora.doctor.subject import Subject
+        return [], [f"{_unopened(question)}: only a run folder of `qlora train` leads to them"]
+    try:
+        from qlora.doctor.measures import measure_all  # transformers: seconds to import
+        from qlora.doctor.subject import Subject
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("qlora"):
+            raise
+        return [], [f"{_unopened(question)}: needs qlora_kernels[train] (no module {error.name})"]
 
     try:
         subject = Subject.open(question.run, question.recent, question.probe)
@@ -76,6 +83,26 @@ def _measure(question: Question) -> tuple[list[Fact], list[str]]:
         reason = " ".join(str(error).split())
         return [], [f"the model and its data could not be opened: {reason}"]
     return measure_all(subject, question.progress)
+
+
+def _comparable(run: Path, facts: list[Fact]) -> list[Fact]:
+    """Without the rates and steps of a run that trained something else than adapters.
+
+    What the rules hold them against are LoRA's: full fine-tuning takes rates 10 times lower.
+    """
+    settings = run / SETTINGS
+    if not settings.is_file():
+        return facts
+    method = re.search(r"^method: *(\w+)", settings.read_text(encoding="utf-8"), re.MULTILINE)
+    if method is None or method[1] == "lora":
+        return facts
+    return [fact for fact in facts if fact.name not in OF_ADAPTERS]
+
+
+def _unopened(question: Question) -> str:
+    """What is not looked at without the model; files that were given are not passed over."""
+    files = [file.name for file in (question.recent, question.probe) if file is not None]
+    return "the model and its data" + "".join(f", {name}" for name in files)
 
 
 def _rank(run: Path) -> list[Fact]:

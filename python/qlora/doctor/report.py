@@ -7,6 +7,8 @@ from qlora.doctor.diagnosis import Diagnosis, Finding
 
 WIDTH = 100
 MEASURED = "captured_gradient"  # a fact that only the opened model gives
+LONG_ENOUGH = "trend"  # a fact that a handful of records does not give
+RECENT = ("drift_recent", "drift_recent_tokens", "recent_loss_increase")  # what --recent asks for
 CLEARLY, PROBABLY = 0.8, 0.5  # confidence from which a finding is told as certain, as likely
 
 
@@ -15,6 +17,9 @@ def describe(diagnosis: Diagnosis, name: str) -> str:
     lines = [f"{name}: {_headline(diagnosis)}"]
     for number, finding in enumerate(diagnosis.findings, start=1):
         lines += ["", *_describe(finding, number)]
+    answers = tuple(diagnosis.facts[name].detail for name in RECENT if name in diagnosis.facts)
+    if answers:
+        lines += ["", "the recent file", *_items(answers)]
     if diagnosis.healthy and diagnosis.looked_at:
         lines += ["", "looked at", *_items(diagnosis.looked_at)]
     if diagnosis.not_measured:
@@ -26,6 +31,8 @@ def _headline(diagnosis: Diagnosis) -> str:
     if diagnosis.healthy:
         if not diagnosis.looked_at:
             return "nothing to go by was recorded"
+        if MEASURED not in diagnosis.facts and LONG_ENOUGH not in diagnosis.facts:
+            return "no fault shows, but so few records say little either way"
         if MEASURED not in diagnosis.facts:
             return "its curves look healthy; what they cannot show was not looked at"
         return "healthy; nothing that was looked at speaks for a fault"
@@ -43,7 +50,9 @@ def _headline(diagnosis: Diagnosis) -> str:
 
 
 def _describe(finding: Finding, number: int) -> Iterator[str]:
-    yield f"{number}. {finding.title} ({finding.cause}, confidence {finding.confidence:.0%})"
+    perhaps = "" if finding.confidence >= PROBABLY else "Perhaps: "
+    sure = f"{finding.cause}, confidence {finding.confidence:.0%}"
+    yield f"{number}. {perhaps}{finding.title} ({sure})"
     yield from _items(finding.evidence)
     for cause, why in finding.ruled_out:
         yield from _paragraph(f"   not {cause}: ", why)

@@ -1,6 +1,7 @@
 """`qlora doctor` on real runs: ours, the Hugging Face Trainer's, a table."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -123,3 +124,46 @@ def test_what_cannot_be_is_refused_in_one_line(words: list[str], told: str, caps
         assert end.code == 2
     complaint = capsys.readouterr().err
     assert told in complaint and complaint.count("\n") == 1
+
+
+def test_a_handful_of_records_is_not_called_healthy(tmp_path: Path, capsys):
+    (tmp_path / "log.csv").write_text("step,loss\n1,3\n2,2.5\n")
+    assert (
+        main(["doctor", str(tmp_path / "log.csv"), "--probe", str(FIXTURES / "sonnets.txt")]) == 0
+    )
+    told = capsys.readouterr().out
+    assert "so few records say little either way" in told
+    assert "the model and its data, sonnets.txt: only a run folder" in told
+
+
+def test_output_that_is_a_file_is_refused_before_anything_is_measured(tmp_path: Path, capsys):
+    table = tmp_path / "log.csv"
+    table.write_text("step,loss\n1,3\n2,2.5\n")
+    assert main(["doctor", str(table), "--output", str(table)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and "--output should be a folder" in captured.err
+
+
+@pytest.mark.parametrize(("method", "known"), [("lora", True), ("full", False)])
+def test_rates_of_other_methods_are_not_held_against_loras(
+    tmp_path: Path, method: str, known: bool
+):
+    rows = [
+        {"kind": "step", "step": n, "loss": 3.0, "learning_rate": 2e-5, "update_ratio": 1e-5}
+        for n in range(1, 30)
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "settings.yaml").write_text(f"method: {method}\n")
+    diagnosis = diagnose(tmp_path, measure=False)
+    for name in ("learning_rate_peak", "reach", "update_ratio"):
+        assert (name in diagnosis.facts) == known
+
+
+def test_without_matplotlib_the_findings_are_still_written(tmp_path: Path, monkeypatch, capsys):
+    (tmp_path / "log.csv").write_text("step,loss\n1,3\n2,2.5\n")
+    monkeypatch.setitem(sys.modules, "matplotlib.axes", None)
+    monkeypatch.delitem(sys.modules, "qlora.doctor.picture", raising=False)
+    where = ["--output", str(tmp_path / "out")]
+    assert main(["doctor", str(tmp_path / "log.csv"), *where]) == 2
+    assert json.loads((tmp_path / "out/doctor.json").read_text())["healthy"]
+    assert "matplotlib" in capsys.readouterr().err

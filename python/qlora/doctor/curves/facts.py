@@ -29,11 +29,12 @@ def _counts(curves: Curves) -> list[Fact]:
         if not numpy.isfinite(value)
     }
     where = f", first at step {min(broken):.0f}" if broken else ""
+    told = f"steps whose loss or gradient norm is not a number: {len(broken)}{where}"
     last = float(curves.training.steps[-1])
     facts = [
         Fact("steps", last, detail=f"{last:.0f} steps, {len(curves.training)} records of the loss"),
         Fact("evaluations", float(len(curves.validation))),
-        Fact("nonfinite_steps", float(len(broken)), detail=f"{len(broken)} not finite{where}"),
+        Fact("nonfinite_steps", float(len(broken)), detail=told),
     ]
     if len(curves.epoch.finite):
         facts.append(Fact("epochs", float(curves.epoch.finite.values[-1])))
