@@ -1,18 +1,12 @@
 #include "races.h"
 
-#include <memory>
-
 #include "block.h"
 
 namespace emulation {
-namespace {
 
-std::unique_ptr<Races> the_races;
-
-}  // namespace
-
+// Never destroyed, and nor are the bytes below: watched code runs until the process has ended.
 Races& races() {
-  if (!the_races) the_races = std::make_unique<Races>();
+  static Races* const the_races = new Races;
   return *the_races;
 }
 
@@ -41,7 +35,7 @@ void Races::remember(Access& access, unsigned thread) const {
 void Races::access(const void* address, size_t size, bool is_write, unsigned thread) {
   const auto offset = static_cast<size_t>(static_cast<const std::byte*>(address) - memory_);
   if (memory_ == nullptr || offset >= size_) return;
-  static std::unique_ptr<Byte[]> bytes(new Byte[MAX_SHARED]);
+  static Byte* const bytes = new Byte[MAX_SHARED];
   for (size_t i = offset; i < offset + size; ++i) {
     Byte& byte = bytes[i];
     const bool races_write = !is_ordered(byte.written, thread);
