@@ -30,9 +30,13 @@ now to the facts of a record: seconds."""
 
 Runs = list[dict[str, Any]]
 
+# Not 0 to 2, which bench/results/doctor/first reports: their spikes on ordinary rows, taken for bad
+# data, are why the doctor looks at the rows of a jump.
+SEEDS = (3, 4, 5)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N")
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, metavar="N")
     parser.add_argument(
         "--only", nargs="+", choices=EXPERIMENTS, metavar="NAME", help=", ".join(EXPERIMENTS)
     )

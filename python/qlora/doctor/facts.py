@@ -95,6 +95,11 @@ CURVE_KINDS = {
     "loss_jump_recovered": Kind(
         "share", "how much of the jump was gone soon after", "1 - rest after 10 steps / jump"
     ),
+    "jump_rows_z": Kind(
+        "deviations",
+        "how far from others the base finds the examples of the step at which the loss jumped",
+        "(mean base loss of them - of others) / (deviation of others / sqrt(n))",
+    ),
     "gradient_norm_jump": Kind(
         "ratio",
         "largest jump of the gradient's norm",
@@ -241,8 +246,7 @@ DERIVED_KINDS = {
 SETTING_KINDS = {
     "probe_given": Kind("yes or no", "text to keep was named", "1 with --probe, else 0"),
     "rank": Kind("rank", "of the adapters", "settings"),
-    "examples": Kind("examples", "in the training data", "count"),
-    "targeted_share": Kind("share", "linear layers that have an adapter", "count / all"),
+    "lora_plus_ratio": Kind("ratio", "rate of B over that of A", "settings"),
 }
 
 KINDS: dict[str, Kind] = {**CURVE_KINDS, **MEASURED_KINDS, **DERIVED_KINDS, **SETTING_KINDS}

@@ -25,7 +25,8 @@ from qlora.train.from_adapter import start_from
 from qlora.train.identity import data_digest
 from qlora.train.methods import make_method
 from qlora.train.methods.method import Method
-from qlora.train.prepare import read_sets
+from qlora.train.order import RowOrder
+from qlora.train.prepare import make_rows, read_sets
 from qlora.train.run import RunFiles
 from qlora.train.settings import TrainSettings
 from qlora_kernels.errors import InputError
@@ -48,6 +49,7 @@ class Subject:
     read when they are asked for, so that lost data fails only the measurements that need it.
     """
 
+    run: Path
     settings: TrainSettings
     model: PreTrainedModel
     tokenizer: Any
@@ -82,7 +84,9 @@ class Subject:
         initial = _initial(model, method, settings)
         method.load(folder)
         budget = budget or Budget.for_model(qk.nn.describe(model).num_parameters)
-        return Subject(settings, model.eval(), tokenizer, folder, initial, budget, recent, probe)
+        return Subject(
+            Path(run), settings, model.eval(), tokenizer, folder, initial, budget, recent, probe
+        )
 
     @property
     def layers(self) -> dict[str, QLoRALinear]:
@@ -122,6 +126,15 @@ class Subject:
         if not found:
             raise InputError(f"the run should have {name} examples, has none")
         return found
+
+    def examples_of_step(self, step: int) -> list[Example]:
+        """What the optimizer step of that number, from 1 on, was trained on."""
+        settings, (training, _) = self.settings, self.sets
+        rows = make_rows(settings, training)
+        if settings.replay is not None:
+            raise InputError("the run should be without --replay, to know the rows of a step")
+        order = RowOrder(len(rows), settings.batch_size * settings.accumulate, settings.seed)
+        return [example for number in order.rows_of(step - 1) for example in rows[number]]
 
     def losses(self, name: Set, tuned: bool) -> TokenLosses:
         """Of the examples of a set, by the tuned model or the base; computed once."""

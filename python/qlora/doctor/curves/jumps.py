@@ -20,6 +20,19 @@ def jump_facts(curves: Curves) -> list[Fact]:
     return [*_loss_jump(curves.training.finite), *_norm_jump(curves.gradient_norm.finite)]
 
 
+def largest_jump(training: Series) -> float | None:
+    """The step of the loss's largest jump, in a series of finite values; None where none counts."""
+    values = training.values
+    if len(values) <= LEAST_BEFORE:
+        return None
+    medians, spreads = _usual(values)
+    jumps = values[LEAST_BEFORE:] - medians
+    place = int(jumps.argmax())
+    if jumps[place] < COUNTS_AS_JUMP * max(spreads[place], LEAST_SPREAD):
+        return None
+    return float(training.steps[place + LEAST_BEFORE])
+
+
 def _loss_jump(training: Series) -> list[Fact]:
     values = training.values
     if len(values) <= LEAST_BEFORE:

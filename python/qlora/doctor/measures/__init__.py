@@ -11,7 +11,9 @@ from qlora.doctor.measures import (
     effective_rank,
     forgetting,
     generalization_gap,
+    jump_rows,
     quantization_error,
+    rates,
     scripts,
     supervision,
     unchanged_parameters,
@@ -24,9 +26,11 @@ Progress = Callable[[int, int, str], None]
 
 # What a person reads while it is measured -> who measures it.
 MEASURES: dict[str, Callable[[Subject], list[Fact]]] = {
+    "rates of the factors": rates.measure,
     "labels": supervision.measure,
     "scripts": scripts.measure,
     "answers among the labels": answers.measure,
+    "rows where the loss jumped": jump_rows.measure,
     "parameters that never changed": unchanged_parameters.measure,
     "ranks of the updates": effective_rank.measure,
     "what the adapters can follow": captured_gradient.measure,

@@ -176,7 +176,11 @@ RATE_TOO_LOW = Rule(
         ),
     ),
     ("frozen-adapters", "capacity-too-low", "stopped-too-early"),
-    ("--learning-rate {higher_rate:.2g}", "--learning-rate 2e-4"),
+    (
+        "--learning-rate {higher_rate:.2g} --lora-plus-ratio {lora_plus_ratio:g}",
+        "--learning-rate {higher_rate:.2g}",
+        "--learning-rate 2e-4",
+    ),
     "Train a tenth of the steps at 10 and at 30 times the rate: the loss should fall as many times"
     " faster at first.",
     (

@@ -53,6 +53,13 @@ POISONED = Rule(
             denies="the loss did not come back after its jump ({value:.0%} of it in 10 records)",
             reason="half of the jump: bad data passes with its step, a rate that is too high stays",
         ),
+        Condition(
+            "jump_rows_z", ">", 4.0, 2.0, 8.0,
+            says="{detail}",
+            denies="the rows of that step are like any others: {detail}",
+            reason="of steps with rows drawn from the data one in 30,000 is further out; where the"
+            " base is not surprised, the jump is the training's own, whatever it looks like",
+        ),
         JUMP,
         Condition(
             "divergence", ">", 0.25, -1.5, -0.5,
@@ -112,7 +119,11 @@ RATE_TOO_HIGH = Rule(
         ),
     ),
     ("poisoned-batch", "quantization-brittle"),
-    ("--learning-rate {lower_rate:.2g}", "--learning-rate 2e-4"),
+    (
+        "--learning-rate {lower_rate:.2g} --lora-plus-ratio {lora_plus_ratio:g}",
+        "--learning-rate {lower_rate:.2g}",
+        "--learning-rate 2e-4",
+    ),
     "Train a tenth of the steps at a third and at a tenth of the rate: the loss should fall"
     " smoothly, and its jumps should shrink with the rate.",
     (
