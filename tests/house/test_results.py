@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from bench.doctor.matrix import fully_known, matrix_of
 from house.tree import ROOT, read
 
 README = read(Path("README.md"))
@@ -65,6 +66,30 @@ def test_optimizer_and_dora_steps_are_quoted_from_their_records():
         quoted += [f"{record[f'{engine} added']:+.1%}" for engine in ("ours", "peft")]
     assert [text for text in quoted if text not in README] == []
     assert {r["check"] for r in records} == {"passed"}
+
+
+def test_planner_and_watch_are_quoted_from_their_records():
+    rows = json.loads((RESULTS / "planner/record.json").read_text(encoding="utf-8"))["rows"]
+    off = sorted(row["off"] for row in rows)
+    watch = json.loads((RESULTS / "watch-cost/smollm2.json").read_text(encoding="utf-8"))
+    quoted = [
+        f"{len(rows)} processes, off by {off[0]:+.1%} to {off[-1]:+.1%}",
+        f"for {watch['share']:.2%} of a step",
+    ]
+    assert [text for text in quoted if text not in README] == []
+    assert off[0] >= -0.05 and off[-1] <= 0.05 and watch["share"] <= 0.01
+
+
+def test_the_doctor_is_quoted_from_its_records():
+    for folder, quote in (
+        ("doctor", "{0.right} of {0.faults} faults were named first, and none of the {0.healthy}"),
+        ("doctor/first", "{0.right} of {0.faults} and {0.accused} healthy runs accused"),
+    ):
+        record = json.loads((RESULTS / folder / "record.json").read_text(encoding="utf-8"))
+        matrix = matrix_of(fully_known(record["runs"]))
+        assert quote.format(matrix) in " ".join(README.split())
+        if folder == "doctor":
+            assert matrix.right >= 0.85 * matrix.faults and not matrix.accused
 
 
 def test_the_records_meet_the_goals():
