@@ -23,6 +23,12 @@ def matched_names(
         chosen = set(names) - set(special)
     elif isinstance(config.targets, str):
         chosen = {n for n in names if re.fullmatch(config.targets, n)}
+        if not chosen and any(n.endswith(f".{config.targets}") for n in names):
+            raise InputError(
+                f"prepare_model: targets, as one string, should match whole names,"
+                f" {config.targets!r} is the end of some: '.*{config.targets}' matches them, as"
+                " several ends in a list do"
+            )
         if not chosen:
             raise _nothing("targets", config.targets, names)
     else:

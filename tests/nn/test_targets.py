@@ -41,7 +41,7 @@ def test_exclude_takes_away():
     ("options", "text"),
     [
         ({"targets": ["q_prj"]}, "targets should match a linear layer, 'q_prj' matches none"),
-        ({"targets": "q_proj"}, "targets should match a linear layer, 'q_proj' matches none"),
+        ({"targets": "q_prj"}, "targets should match a linear layer, 'q_prj' matches none"),
         ({"targets": ["proj"]}, "targets should match a linear layer, 'proj' matches none"),
         ({"exclude": ["down_prj"]}, "exclude should match a linear layer, 'down_prj' matches none"),
     ],
@@ -53,6 +53,13 @@ def test_what_matches_nothing_is_answered_with_the_nearest_names(options, text: 
     assert message.startswith(f"prepare_model: {text}; nearest: ") and "\n" not in message
     wanted = "down_proj" if "exclude" in options else "q_proj"
     assert wanted in message.partition("nearest: ")[2]
+
+
+def test_one_string_that_only_ends_names_is_told_how_to_match_them():
+    with pytest.raises(qk.InputError) as refusal:
+        matched(targets="q_proj")
+    assert "'q_proj' is the end of some: '.*q_proj' matches them" in str(refusal.value)
+    assert matched(targets=".*q_proj") == matched(targets=["q_proj"])
 
 
 def test_far_off_names_are_answered_with_what_there_is():
