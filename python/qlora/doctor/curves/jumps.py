@@ -1,5 +1,7 @@
 """The largest jump of loss and gradient norm, and whether the run came back from it."""
 
+from dataclasses import dataclass
+
 import numpy
 from numpy.typing import NDArray
 
@@ -22,39 +24,55 @@ def jump_facts(curves: Curves) -> list[Fact]:
 
 def largest_jump(training: Series) -> float | None:
     """The step of the loss's largest jump, in a series of finite values; None where none counts."""
+    jump = _largest(training)
+    return jump.step if jump is not None and jump.z >= COUNTS_AS_JUMP else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Jump:
+    """The largest one; times: how often the loss jumped by as many deviations as count."""
+
+    at: int  # place in the series
+    step: float
+    size: float
+    usual: float
+    z: float
+    times: float
+
+
+def _largest(training: Series) -> _Jump | None:
+    """None where the record is too short to have a usual value."""
     values = training.values
     if len(values) <= LEAST_BEFORE:
         return None
-    medians, spreads = _usual(values)
-    jumps = values[LEAST_BEFORE:] - medians
-    place = int(jumps.argmax())
-    if jumps[place] < COUNTS_AS_JUMP * max(spreads[place], LEAST_SPREAD):
-        return None
-    return float(training.steps[place + LEAST_BEFORE])
-
-
-def _loss_jump(training: Series) -> list[Fact]:
-    values = training.values
-    if len(values) <= LEAST_BEFORE:
-        return []
     medians, spreads = _usual(values)
     jumps = values[LEAST_BEFORE:] - medians
     place = int(jumps.argmax())
     scores = jumps / numpy.maximum(spreads, LEAST_SPREAD)
-    at, jump, usual = place + LEAST_BEFORE, float(jumps[place]), float(medians[place])
-    z = float(scores[place])
-    step = training.steps[at]
-    told = f"loss {values[at]:.3f} at step {step:.0f} where {usual:.3f} was usual"
-    times = _separate(scores >= COUNTS_AS_JUMP)
+    return _Jump(
+        at=place + LEAST_BEFORE,
+        step=float(training.steps[place + LEAST_BEFORE]),
+        size=float(jumps[place]),
+        usual=float(medians[place]),
+        z=float(scores[place]),
+        times=_separate(scores >= COUNTS_AS_JUMP),
+    )
+
+
+def _loss_jump(training: Series) -> list[Fact]:
+    jump, values = _largest(training), training.values
+    if jump is None:
+        return []
+    told = f"loss {values[jump.at]:.3f} at step {jump.step:.0f} where {jump.usual:.3f} was usual"
     facts = [
-        Fact("loss_jump", jump, detail=told),
-        Fact("loss_jumps", times, detail=f"so large a jump came {times:.0f}x"),
-        Fact("loss_jump_z", z, detail=f"{told}, {z:.0f} deviations more"),
+        Fact("loss_jump", jump.size, detail=told),
+        Fact("loss_jumps", jump.times, detail=f"so large a jump came {jump.times:.0f}x"),
+        Fact("loss_jump_z", jump.z, detail=f"{told}, {jump.z:.0f} deviations more"),
     ]
-    after = values[at + 1 : at + 1 + AFTER]
-    if z >= COUNTS_AS_JUMP and len(after):
-        back = 1 - float(numpy.median(after) - usual) / jump
-        detail = f"{back:.0%} of the jump at step {step:.0f} was gone in {len(after)} records"
+    after = values[jump.at + 1 : jump.at + 1 + AFTER]
+    if jump.z >= COUNTS_AS_JUMP and len(after):
+        back = 1 - float(numpy.median(after) - jump.usual) / jump.size
+        detail = f"{back:.0%} of the jump at step {jump.step:.0f} was gone in {len(after)} records"
         facts.append(Fact("loss_jump_recovered", back, detail=detail))
     return facts
 
