@@ -1,5 +1,6 @@
 """What every test folder shares: the backends that can run here, one thread, poisoned memory."""
 
+import logging
 from collections.abc import Iterator
 
 import pytest
@@ -8,6 +9,13 @@ import torch
 import qlora_kernels as qk
 
 RUNNABLE = [name for name, why_not in qk.backends().items() if why_not is None]
+
+
+@pytest.fixture(autouse=True)
+def _audible() -> None:
+    """Commands quieten the loggers of their process, also in fixtures of whole modules."""
+    for name in ("qlora", "qlora.data", "qlora_kernels"):
+        logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 @pytest.fixture(params=RUNNABLE)

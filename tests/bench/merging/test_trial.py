@@ -1,7 +1,6 @@
 """The whole study on the tiny Llama: from training to the page, then again from its files."""
 
 import json
-import logging
 from pathlib import Path
 
 import pytest
@@ -24,8 +23,6 @@ def _small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr(models, "CPUINFO", tmp_path / "no-cpuinfo")  # float32 on every machine
     monkeypatch.setattr(judge, "NUM_WRITTEN", 2)
     monkeypatch.setattr(judge, "MAX_WRITTEN", 4)
-    yield
-    logging.getLogger("qlora_kernels").setLevel(logging.NOTSET)
 
 
 @pytest.mark.slow
