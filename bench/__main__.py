@@ -1,6 +1,7 @@
 """`python -m bench`: kernels with `--op`, or a study by its name."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -40,6 +41,7 @@ class Study(Protocol):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
+    command = shlex.join(["python", "-m", "bench", *words])
     names = ", ".join(sorted(STUDIES)) or "none yet"
     name = words.pop(0) if words and not words[0].startswith("-") else None
     program = "bench" if name is None else f"bench {name}"
@@ -51,7 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(program, study.HELP, f"studies (bench NAME --help): {names}\n")
     study.add_arguments(parser)
     try:
-        return study.run(parser.parse_strictly(words))
+        parsed = parser.parse_strictly(words)
+        parsed.command = command  # for the record
+        return study.run(parsed)
     except InputError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 2

@@ -29,7 +29,9 @@ Times the kernels of one op and its peers in the same rounds, after checking wha
   python -m bench --op qlora_linear --against torch,bitsandbytes,peft --shapes llama-8b --m 1,128
   python -m bench --op dequantize --backend triton --shapes 4096x4096 --json d.jsonl --plot d.png
 """
-PACKAGES = ("qlora_kernels", "torch", "triton", "bitsandbytes", "peft", "transformers")
+PACKAGES = (
+    "qlora_kernels", "torch", "triton", "bitsandbytes", "peft", "torchao", "transformers"
+)  # fmt: skip
 GPU_BACKENDS = ("triton", "cuda")
 
 
@@ -85,7 +87,11 @@ def run(arguments: argparse.Namespace) -> int:
 def _session(arguments: argparse.Namespace, against: dict[str, Any]) -> Session:
     gpu = arguments.backend in GPU_BACKENDS and torch.cuda.is_available()
     device = arguments.device or ("cuda" if gpu else "cpu")
-    settings: dict[str, object] = {"device": device, "cold_mb": arguments.cold_mb}
+    settings: dict[str, object] = {
+        "command": _repeatable(arguments.command),
+        "device": device,
+        "cold_mb": arguments.cold_mb,
+    }
     if device == "cpu":
         torch.set_num_threads(arguments.threads)
         settings |= {"threads": arguments.threads, "allocator": arguments.allocator}
@@ -98,6 +104,11 @@ def _session(arguments: argparse.Namespace, against: dict[str, Any]) -> Session:
         settings,
         provenance(PACKAGES),
     )
+
+
+def _repeatable(command: str) -> str:
+    """The command without where its files go."""
+    return re.sub(r" --(json|plot)[ =]\S+", "", command)
 
 
 def _cases(arguments: argparse.Namespace) -> Iterable[Case]:

@@ -5,12 +5,16 @@ each call pays for its pages each time. "raised" spares it that: be judged again
 """
 
 import os
+import re
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 ALLOCATORS = ("default", "raised")
 RAISED_BYTES = "8000000000"  # never give back, never map apart
 _MARK = "QLORA_BENCH_STARTED"
+_GOVERNOR = "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
 
 
 def wanted(threads: int, allocator: str) -> dict[str, str]:
@@ -33,3 +37,27 @@ def start_again(variables: Mapping[str, str], arguments: Sequence[str] | None = 
     words = sys.argv[1:] if arguments is None else arguments
     command = [sys.executable, "-m", "bench", *words]
     os.execve(sys.executable, command, {**os.environ, **variables})
+
+
+def clocks_now(device: str) -> dict[str, object]:
+    """What the clocks show right after a measurement; None: this machine does not tell.
+
+    cpu_mhz: of each core. governor: how Linux chooses it. gpu_mhz: of the multiprocessors.
+    """
+    cpuinfo, governor = Path("/proc/cpuinfo"), Path(_GOVERNOR)
+    text = cpuinfo.read_text(encoding="utf-8") if cpuinfo.exists() else ""
+    megahertz = [round(float(found)) for found in re.findall(r"cpu MHz\s*: ([\d.]+)", text)]
+    found: dict[str, object] = {
+        "cpu_mhz": megahertz or None,
+        "governor": governor.read_text(encoding="utf-8").strip() if governor.exists() else None,
+    }
+    return {**found, "gpu_mhz": _gpu_mhz()} if device == "cuda" else found
+
+
+def _gpu_mhz() -> int | None:
+    query = ["nvidia-smi", "--query-gpu=clocks.sm", "--format=csv,noheader,nounits"]
+    try:
+        output = subprocess.run(query, capture_output=True, text=True, timeout=10).stdout
+        return int(output.splitlines()[0])
+    except (OSError, subprocess.TimeoutExpired, ValueError, IndexError):
+        return None  # no driver's tool here, or it has no such figure

@@ -11,6 +11,7 @@ from bench.kernels import ops, peers
 from bench.kernels.case import DTYPES, Case, Contender, Cost
 from bench.kernels.check import PASSED, check, qualify
 from bench.kernels.clock import interleave, ratio
+from bench.kernels.environment import clocks_now
 from bench.kernels.record import Record, described, described_roof, summary
 from bench.kernels.roof import measure, stopwatch
 from qlora_kernels.errors import InputError
@@ -37,7 +38,8 @@ class Contest:
 
     contenders: list[Contender] = field(default_factory=list)
     checks: dict[str, str] = field(default_factory=dict)
-    refusals: list[str] = field(default_factory=list)
+    red: str | None = None  # why ours is not timed, so that nobody is
+    not_against: dict[str, str] = field(default_factory=dict)  # peer: why it is not timed
 
 
 def run_case(session: Session, case: Case) -> Iterator[Record | str]:
@@ -48,15 +50,18 @@ def run_case(session: Session, case: Case) -> Iterator[Record | str]:
     copies = max(1, -(-session.cold_bytes // cost.num_bytes))
     problems = [first, *(op.problem(case, session.device, i) for i in range(1, copies))]
     contest = prepare(session, op, problems)
-    yield from contest.refusals
-    if not contest.contenders:
+    if contest.red:
+        yield f"{case}: {session.backend} is red, not timed: {contest.red}"
         return
+    for name, reason in contest.not_against.items():
+        yield f"{case}: not against {name}: {reason}"
     with qk.use_backend(session.backend):
         watches = [stopwatch(contender, session.device) for contender in contest.contenders]
         ours, *others = interleave(watches, session.seconds)
+    clocks = clocks_now(session.device)
     roof = measure(case.dtype, session.device)
     roof_ms = roof.milliseconds(cost, op.WRITES)
-    settings = {**session.settings, "roof": described_roof(roof)}
+    settings = {**session.settings, "clocks": clocks, "roof": described_roof(roof)}
     rivals = [c.name for c in contest.contenders[1:]]
     for name, timing in zip(rivals, others, strict=True) if rivals else [(None, None)]:
         yield Record(
@@ -73,6 +78,7 @@ def run_case(session: Session, case: Case) -> Iterator[Record | str]:
             share_of_roof=roof_ms / ours.median_ms,
             check=contest.checks[OURS],
             against_check=name and contest.checks[name],
+            not_against=contest.not_against,
             settings=settings,
             origin=session.origin,
         )
@@ -104,7 +110,7 @@ def prepare(session: Session, op: ModuleType, problems: Sequence[Any]) -> Contes
     except InputError as error:  # the backend refuses this call
         verdict = str(error)
     if verdict != PASSED:
-        contest.refusals.append(f"{case}: {session.backend} is red, not timed: {verdict}")
+        contest.red = verdict
         return contest
     contest.contenders.append(ours)
     contest.checks[OURS] = verdict
@@ -113,10 +119,12 @@ def prepare(session: Session, op: ModuleType, problems: Sequence[Any]) -> Contes
         if reason is None:
             try:
                 calls = tuple(getattr(peer, case.op)(p) for p in problems)
-                contest.checks[name] = check(case, calls[0], expected)
+                contest.checks[name] = check(
+                    case, calls[0], peers.truth(peer, problems[0], expected)
+                )
                 contest.contenders.append(Contender(name, calls))
             except (AssertionError, NotImplementedError, RuntimeError, ValueError) as error:
                 reason = f"cannot run it: {str(error).splitlines()[0]}"
         if reason is not None:
-            contest.refusals.append(f"{case}: not against {name}: {reason}")
+            contest.not_against[name] = reason
     return contest

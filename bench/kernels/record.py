@@ -16,7 +16,8 @@ class Record:
     """Our time on a case and, if there is a peer, its time in the same rounds.
 
     ratio: how many times faster we are. share_of_roof: the least time that the measured roof
-    allows over our time. check, against_check: `passed`, or what was wrong.
+    allows over our time. check, against_check: `passed`, or what was wrong. not_against: the peers
+    that were asked for and not timed, and why.
     """
 
     op: str
@@ -34,7 +35,8 @@ class Record:
     share_of_roof: float
     check: str
     against_check: str | None
-    settings: Mapping[str, object]  # threads, allocator, cold bytes, roof
+    not_against: Mapping[str, str]
+    settings: Mapping[str, object]  # command, threads, allocator, cold bytes, clocks, roof
     origin: Mapping[str, object]  # commit, date, versions, machine
 
     @property

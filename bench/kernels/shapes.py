@@ -1,4 +1,7 @@
-"""Shapes by a model's name: the linear layers of one block, [out, in], each distinct one once."""
+"""Shapes by a model's name: the linear layers of one block, [out, in], each distinct one once.
+
+A label names all layers of its shape: `llama-7b q/k/v/o`, but `llama-8b q/o` and `llama-8b k/v`.
+"""
 
 import re
 
@@ -6,12 +9,6 @@ from qlora.plan.models import MODELS
 from qlora.spelling import did_you_mean
 from qlora_kernels.errors import InputError
 
-# Those whose blocks have q, k, v, o, gate, up and down, and as many queries as hidden units.
-_MODELS = {
-    name: model
-    for name, model in MODELS.items()
-    if not model.traits.gpt2 and model.query == model.hidden
-}
 _N_BY_K = re.compile(r"(\d+)x(\d+)")
 
 
@@ -27,16 +24,15 @@ def shapes(names: str, op: str) -> list[tuple[str, int, int]]:
 def _shapes_of(name: str, op: str) -> list[tuple[str, int, int]]:
     if match := _N_BY_K.fullmatch(name):
         return [(name, int(match[1]), int(match[2]))]
-    if name not in _MODELS:
-        hint = did_you_mean(name, _MODELS) or f" (known: {', '.join(_MODELS)}, or NxK)"
+    if name not in MODELS:
+        hint = did_you_mean(name, MODELS) or f" (known: {', '.join(MODELS)}, or NxK)"
         raise InputError(f"bench: --shapes should name a model or NxK, was {name!r}{hint}")
-    model = _MODELS[name]
-    hidden, key_value, intermediate = model.hidden, model.key_value, model.intermediate
+    model = MODELS[name]
     if op == "linear_cross_entropy":
-        return [(f"{name} head", model.vocabulary, hidden)]
-    return [
-        (f"{name} q/o", hidden, hidden),
-        (f"{name} k/v", key_value, hidden),
-        (f"{name} gate/up", intermediate, hidden),
-        (f"{name} down", hidden, intermediate),
-    ]
+        return [(f"{name} head", model.vocabulary, model.hidden)]
+    alike: dict[tuple[int, int], list[str]] = {}
+    for layer in model.block:
+        last = layer.name.rpartition(".")[2]
+        short = layer.name if model.traits.gpt2 else last.removesuffix("_proj")
+        alike.setdefault((layer.n, layer.k), []).append(short)
+    return [(f"{name} {'/'.join(layers)}", n, k) for (n, k), layers in alike.items()]

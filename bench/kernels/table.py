@@ -21,7 +21,7 @@ def table(records: Iterable[Record], title: str) -> Table:
         ("ratio", "right"),
     ):
         made.add_column(column, justify=justify, no_wrap=True)
-    notes = []
+    notes: dict[str, None] = {}  # each once, in order
     for record in records:
         case = Case(record.op, **record.case)
         name, theirs = record.against or "", ""
@@ -29,7 +29,9 @@ def table(records: Iterable[Record], title: str) -> Table:
             theirs = spread(record.against_ms)
         if record.against_check not in (None, PASSED):
             name += "*"
-            notes.append(f"* {case}: {record.against}: {record.against_check}")
+            notes[f"* {case}: {record.against}: {record.against_check}"] = None
+        for absent, reason in record.not_against.items():
+            notes[f"not against {absent}: {reason}"] = None
         made.add_row(
             str(case),
             spread({key: getattr(record, key) for key in ("median_ms", "p20_ms", "p80_ms")}),

@@ -9,7 +9,7 @@ import torch
 import qlora_kernels as qk
 from bench.__main__ import main
 from bench.kernels import measure, ops, peers
-from bench.kernels.case import Case, Contender
+from bench.kernels.case import DIRECTIONS, Case, Contender
 from bench.kernels.clock import MIN_ROUNDS, Timing, cpu_stopwatch, interleave, ratio
 from bench.kernels.environment import _MARK, wanted
 from bench.kernels.roof import Roof
@@ -50,11 +50,11 @@ def test_every_op_is_checked_timed_and_recorded(op: str, dtype: str, tmp_path: P
 
 
 def test_each_peer_has_a_record(tmp_path: Path):
-    names = ["torch", "bitsandbytes", "peft"]
+    names = ["torch", "bitsandbytes", "peft", "unsloth-style"]
     options = ["--backend", "reference", "--dtype", "fp32", "--direction", "forward+backward"]
     records = bench("qlora_linear", tmp_path, *options, "--against", ",".join(names))
     assert [record["against"] for record in records] == names
-    assert [record["against_check"] for record in records] == ["passed"] * 3
+    assert [record["against_check"] for record in records] == ["passed"] * 4
     assert all(record["ratio"] > 0 for record in records)
 
 
@@ -80,10 +80,14 @@ def test_a_missing_peer_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
-    assert bench("qlora_linear", tmp_path, "--against", "peft", "--backend", "reference")
-    assert "not against peft: does not load" in capsys.readouterr().out
+    options = ["--against", "peft,torch", "--backend", "reference"]
+    (record,) = bench("qlora_linear", tmp_path, *options)
+    assert record["against"] == "torch"
+    assert record["not_against"]["peft"].startswith("does not load")
+    printed = capsys.readouterr().out
+    assert printed.count("not against peft: does not load") == 2  # at once, and below the table
     assert bench("quantize", tmp_path, "--against", "torch", "--backend", "reference")
-    assert "not against torch: has no quantize" in capsys.readouterr().out
+    assert "not against torch: bench has no quantize of it" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -106,7 +110,7 @@ def test_bad_options_are_one_line(options, error: str, capsys: pytest.CaptureFix
 def test_shapes_by_name_are_distinct():
     found = shapes("llama-7b,4096x4096,8x16", "qlora_linear")
     assert found == [
-        ("llama-7b q/o", 4096, 4096),
+        ("llama-7b q/k/v/o", 4096, 4096),
         ("llama-7b gate/up", 11008, 4096),
         ("llama-7b down", 4096, 11008),
         ("8x16", 8, 16),
@@ -139,9 +143,26 @@ def test_the_allocator_is_set_before_the_process_starts():
     assert wanted(2, "raised")["OMP_NUM_THREADS"] == "2"
 
 
-@pytest.mark.parametrize("name", peers.PEERS)
+@pytest.mark.parametrize("name", sorted(peers.PEERS.keys() - {"torchao"}))
 def test_peers_are_installed_where_tests_run(name: str):
     assert peers.load(name)[name].missing() is None
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_torchao_is_held_to_its_own_weight(direction: str, tmp_path: Path):
+    if reason := peers.load("torchao")["torchao"].missing():
+        pytest.skip(f"torchao {reason}")
+    options = ["--against", "torchao", "--backend", "reference", "--direction", direction]
+    (record,) = bench("qlora_linear", tmp_path, *options)
+    assert record["against_check"] == "passed"
+
+
+def test_a_record_names_its_command_and_clocks(tmp_path: Path):
+    (record,) = bench("quantize", tmp_path, "--backend", "reference")
+    command = record["settings"]["command"]
+    assert command.startswith("python -m bench --op quantize --shapes 64x128")
+    assert "--json" not in command
+    assert record["settings"]["clocks"].keys() == {"cpu_mhz", "governor"}
 
 
 def test_costs_count_every_byte_once():

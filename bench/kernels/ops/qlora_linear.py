@@ -98,8 +98,7 @@ def differentiated(
 
 def expected(p: Problem) -> dict[str, Expected]:
     """y and dx in sampled rows, base_y and base_dx for peers without adapter; all of da and db."""
-    count = min(SAMPLED_ROWS, p.case.m)
-    rows = torch.linspace(0, p.case.m - 1, count, device=p.x.device).long()
+    rows = sampled_rows(p)
     found = {}
     for prefix in ("", "base_"):
         for name in ("y", "dx") if p.case.trains else ("y",):
@@ -113,6 +112,12 @@ def expected(p: Problem) -> dict[str, Expected]:
         for name, gradient in plain_gradients.items():
             found[name] = Expected(truths[name], gradient)
     return found
+
+
+def sampled_rows(p: Problem) -> torch.Tensor:
+    """Indices of the rows that are checked, spread over all."""
+    count = min(SAMPLED_ROWS, p.case.m)
+    return torch.linspace(0, p.case.m - 1, count, device=p.x.device).long()
 
 
 def _in(dtype: torch.dtype | None, t: torch.Tensor) -> torch.Tensor:

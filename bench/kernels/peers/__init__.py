@@ -1,16 +1,24 @@
-"""One file per peer: `missing()` says why it cannot take part; its ops are functions by op name."""
+"""One file per peer: `missing()` says why it cannot take part; its ops are functions by op name.
 
+A peer that quantizes by itself has other codes, hence another truth: its `expected(problem)`.
+"""
+
+from collections.abc import Mapping
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
+from bench.kernels.case import Expected
 from qlora.spelling import did_you_mean
 from qlora_kernels.errors import InputError
 
 PEERS = {
     "torch": "bench.kernels.peers.torch_dense",
     "bitsandbytes": "bench.kernels.peers.bitsandbytes_layers",
-    "unpaged": "bench.kernels.peers.unpaged",
     "peft": "bench.kernels.peers.peft_layers",
+    "unsloth-style": "bench.kernels.peers.unsloth_style",
+    "torchao": "bench.kernels.peers.torchao_layers",
+    "unpaged": "bench.kernels.peers.unpaged",
 }
 
 
@@ -27,7 +35,12 @@ def load(names: str) -> dict[str, ModuleType]:
 def refusal(peer: ModuleType, op: str) -> str | None:
     """Why this peer cannot run this op here, in one phrase, or None."""
     reason: str | None = peer.missing()
-    return reason or (None if hasattr(peer, op) else f"has no {op}")
+    return reason or (None if hasattr(peer, op) else f"bench has no {op} of it")
+
+
+def truth(peer: ModuleType, problem: Any, ours: Mapping[str, Expected]) -> Mapping[str, Expected]:
+    """What the outputs of this peer should be."""
+    return {**ours, **peer.expected(problem)} if hasattr(peer, "expected") else ours
 
 
 def import_refusal(package: str) -> str | None:

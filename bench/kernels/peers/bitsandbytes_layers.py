@@ -1,7 +1,10 @@
 """bitsandbytes: its own choice of path for each call, over our codes (they are bit-identical)."""
 
+from typing import Any
+
 import torch
 
+import qlora_kernels as qk
 from bench.kernels.case import Call
 from bench.kernels.ops import adamw8bit as adamw_op
 from bench.kernels.ops import dequantize as dequantize_op
@@ -51,13 +54,20 @@ def quantize(p: quantize_op.Problem) -> Call:
 
 def dequantize(p: dequantize_op.Problem) -> Call:
     """Into memory of its own: on the CPU it takes no output."""
-    from bitsandbytes.functional import QuantState, dequantize_4bit
+    from bitsandbytes.functional import dequantize_4bit
 
-    state = p.q.to_bitsandbytes()
-    codes = state.pop("weight")
-    stats = {name.removeprefix("weight."): t for name, t in state.items()}
-    quant_state = QuantState.from_dict(stats, device=p.q.device)
-    return lambda: {"w": dequantize_4bit(codes, quant_state)}
+    codes, state = codes_and_state(p.q)
+    return lambda: {"w": dequantize_4bit(codes, state)}
+
+
+def codes_and_state(q: qk.QuantizedTensor) -> tuple[torch.Tensor, Any]:
+    """As its functions take them."""
+    from bitsandbytes.functional import QuantState
+
+    tensors = q.to_bitsandbytes()
+    codes = tensors.pop("weight")
+    stats = {name.removeprefix("weight."): t for name, t in tensors.items()}
+    return codes, QuantState.from_dict(stats, device=q.device)
 
 
 def adamw8bit(p: adamw_op.Problem) -> Call:
