@@ -12,6 +12,7 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from qlora_kernels.formats import Adapter, Base
+from qlora_kernels.gpu.availability import capturing
 from qlora_kernels.ops.dora_column_norm import dora_column_norm
 
 _FILLED: WeakSet["ColumnNorm"] = WeakSet()
@@ -20,7 +21,8 @@ _FILLED: WeakSet["ColumnNorm"] = WeakSet()
 class ColumnNorm:
     """`dora_column_norm(base, adapter)` of one layer, kept until `forget` or an optimizer step.
 
-    A compiled graph reads what is kept and keeps nothing itself, nor does a copy take it along.
+    A compiled graph reads what is kept and keeps nothing itself, nor does a copy take it along. A
+    CUDA graph computes its own: it replays after steps that this process does not see.
     """
 
     def __init__(self) -> None:
@@ -32,6 +34,8 @@ class ColumnNorm:
         """The norm of these factors, [out]."""
         if torch.compiler.is_compiling():
             return dora_column_norm(base, adapter) if self._norm is None else self._norm
+        if capturing():
+            return dora_column_norm(base, adapter)
         kept = self._norm
         if kept is not None and self._factors is not None:
             a, b, scaling = self._factors  # FSDP and functional_call put others in their place

@@ -34,12 +34,13 @@ def seed_tensor(
 ) -> torch.Tensor:
     """The seed as an operator takes it, int64 []; InputError for anything that does not fit there.
 
-    Not torch.as_tensor: compiled with dynamic shapes it loses an integer's upper half.
+    Not torch.as_tensor: compiled with dynamic shapes it loses an integer's upper half. Filled where
+    it is, since a copy from the host would wait for the GPU, and no CUDA graph could hold it.
     """
     if not isinstance(seed, torch.Tensor):
         if not -(2**63) <= seed < 2**63:
             raise InputError(f"{op}: seed should be an integer of 64 bits, was {seed}")
-        return torch.tensor(seed, dtype=torch.int64, device=device)
+        return torch.full((), seed, dtype=torch.int64, device=device)
     if seed.dtype != torch.int64 or seed.dim():
         was = f"{seed.dtype} {list(seed.shape)}"
         raise InputError(f"{op}: seed should be an integer or torch.int64 [], was {was}")

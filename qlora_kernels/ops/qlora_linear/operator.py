@@ -146,6 +146,8 @@ class _QLoRALinear(torch.autograd.Function):
         scaled_places = {p for p in places if flat[p + _FROM_BIAS_TO_SCALE] is not None}
         for place in scaled_places:
             flat[place] = None
+            scale = flat[place + _FROM_BIAS_TO_SCALE]
+            flat[place + _FROM_BIAS_TO_SCALE] = output_scale.kept_from_zero(scale)
         with torch._C._AutoDispatchBelowAutograd():
             outputs = _FORWARD[len(wanted)](x, *flat)
         scaled = [y if need.output_scale else None for y, need in zip(outputs, wanted, strict=True)]

@@ -2,7 +2,10 @@
 
     dg = sum dy * u = sum dy * (g u) / g,    and g * dy stands for dy in the other gradients
 
-Backward holds `g u`, which is y without its bias.
+Backward holds `g u`, which is y without its bias, and a g of 0 erases u. On a CPU it is asked
+whether there is one, and u is made once more. To ask a GPU is to wait for it: there such a g is
+2^-60 instead, far below what y shows, and the range of float32 and bfloat16 keeps u. Float16's does
+not, so it asks, or makes u once more where a CUDA graph is captured and asking is forbidden.
 """
 
 from collections.abc import Callable
@@ -10,9 +13,21 @@ from types import ModuleType
 
 import torch
 
+from qlora_kernels.gpu.availability import capturing
 from qlora_kernels.ops.qlora_linear.call import Gradients, Layer, Needs
 
 _ERASING = 2.0**-10  # below it a product with g may leave float16's range
+_LEAST = 2.0**-60
+
+
+def kept_from_zero(g: torch.Tensor) -> torch.Tensor:
+    """g as the forward takes it: on a GPU with `_LEAST` for what is nearer to zero."""
+    return g if _may_ask(g) else torch.where(g.abs() < _LEAST, _LEAST, g)
+
+
+def _may_ask(tensor: torch.Tensor) -> bool:
+    """Whether reading a value costs nothing."""
+    return not tensor.is_cuda and not capturing()
 
 
 def factor_of_gradient(
@@ -24,7 +39,8 @@ def factor_of_gradient(
     """
     g = layer.output_scale
     assert g is not None
-    if (g.abs() < _ERASING).any():
+    asks = _may_ask(g) or scaled.dtype == torch.float16
+    if asks and (capturing() or (g.abs() < _ERASING).any()):
         return forward(rows, layer.base, layer.adapter, None, layer.seed, None), None
     return scaled.reshape(-1, layer.out_features), g
 
