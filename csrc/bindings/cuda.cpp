@@ -7,7 +7,9 @@
 #include <array>
 #include <bit>
 #include <optional>
+#include <vector>
 
+#include "../cuda/launch.h"
 #include "../cuda/launchers.h"
 #include "cuda.h"
 
@@ -68,6 +70,22 @@ void quantize_scales(const std::array<uintptr_t, 3>& inputs, int64_t size,
                                stream_of(stream));
 }
 
+// Of CUDA, as it numbers them: 13000 is 13.0; a driver that is not installed is 0.
+int version(cudaError_t (*ask)(int*)) {
+  int number = 0;
+  qlora::cuda::check("_cuda", ask(&number));
+  return number;
+}
+
+// 900 is sm_90: those that nvcc was told to compile for, oldest first.
+std::vector<int> architectures() {
+#ifdef __CUDA_ARCH_LIST__
+  return {__CUDA_ARCH_LIST__};
+#else  // tests/cuda/emulation
+  return {};
+#endif
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cuda, module) {
@@ -79,6 +97,9 @@ PYBIND11_MODULE(_cuda, module) {
   py::class_<Weight>(module, "Weight", py::module_local())
       .def(py::init(&weight_of), py::arg("codes"), py::arg("scales"), py::arg("codebook"),
            py::arg("shape"), py::arg("block_size"));
+  module.def("driver_version", [] { return version(cudaDriverGetVersion); });
+  module.def("runtime_version", [] { return version(cudaRuntimeGetVersion); });
+  module.def("architectures", architectures);
   module.def("dequantize", dequantize);
   module.def("quantize", quantize);
   module.def("quantize_scales", quantize_scales);

@@ -36,16 +36,47 @@ def loaded() -> Loaded:
         module = importlib.import_module("qlora_kernels._cuda")
     except ImportError as error:
         return Loaded(None, "cuda", f"the module _cuda does not load (setup.py builds it): {error}")
-    return Loaded(module, "cuda", _gpu_refusal())
+    if not hasattr(module, "architectures"):
+        stale = "_cuda was built from older sources (pip install --no-deps --editable . builds it)"
+        return Loaded(module, "cuda", stale)
+    return Loaded(module, "cuda", gpu_refusal(module))
 
 
-def _gpu_refusal() -> str | None:
-    if torch.version.cuda is None or not torch.cuda.is_available():
+def gpu_refusal(module: Any) -> str | None:
+    """Why the kernels of a module that loads cannot run on this machine, in one sentence, or None.
+
+    The driver is asked first: beside one that is too old, torch finds no GPU. One of the same major
+    version runs what an nvcc of any minor version compiled (CUDA's minor version compatibility).
+    """
+    driver, runtime = module.driver_version(), module.runtime_version()
+    if 0 < driver // 1000 < runtime // 1000:
+        return (
+            f"the driver is for CUDA {_version(driver)}, older than the CUDA {_version(runtime)} "
+            "that _cuda was built with (a newer driver, or a build by an older nvcc, runs it)"
+        )
+    if driver == 0 or torch.version.cuda is None or not torch.cuda.is_available():
         return "there is no NVIDIA GPU"
     capability = torch.cuda.get_device_capability()
     if capability < OLDEST:
         return f"the GPU's compute capability is {capability}, below {OLDEST}"
+    built = [divmod(number // 10, 10) for number in module.architectures()]
+    if not _has_code(capability, built):
+        names = ", ".join(f"sm_{major}{minor}" for major, minor in built)
+        own = "".join(map(str, capability))
+        return f"_cuda was built for {names}, the GPU is sm_{own} (QLORA_CUDA_ARCH={own} builds it)"
     return None
+
+
+def _has_code(capability: tuple[int, int], built: Sequence[tuple[int, int]]) -> bool:
+    """Machine code runs on later GPUs of its generation, the last one's PTX on all later GPUs."""
+    major, minor = capability
+    runs = any(own[0] == major and own[1] <= minor for own in built)
+    return runs or capability >= max(built)
+
+
+def _version(number: int) -> str:
+    """As CUDA numbers its versions: 13000 is 13.0."""
+    return f"{number // 1000}.{number % 1000 // 10}"
 
 
 def cuda_refusal() -> str | None:
