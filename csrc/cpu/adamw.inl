@@ -42,17 +42,16 @@ inline float largest_lane(Words magnitudes) {
 }
 
 // first(i) and second(i) are vectors of the moments before. The block and the rates are copies:
-// others could be what a store changes, and would be read again for every vector.
-template <class First, class Second>
-inline AdamWLargest update(const AdamWBlock block, const AdamWRates rates, float gradient_scale,
-                           const First first, const Second second) {
-  // As torch.lerp: from the nearer end, where the other differs by rounding.
-  const bool from_gradient = rates.first >= 0.5f;
-  const float weight = from_gradient ? rates.first - 1.0f : rates.first;
+// others could be what a store changes, and would be read again for every vector. As torch.lerp,
+// the first moment starts from the nearer end, where the other differs by rounding.
+template <bool FROM_GRADIENT, class First, class Second>
+inline AdamWLargest update_from(const AdamWBlock block, const AdamWRates rates,
+                                float gradient_scale, const First first, const Second second) {
+  const float weight = FROM_GRADIENT ? rates.first - 1.0f : rates.first;
   Words largest_m = broadcast_word(0), largest_v = largest_m;
   for (int64_t i = 0; i < block.count; i += LANES) {
     const Floats g = load(block.g + i) * gradient_scale, old = first(i);
-    const Floats m = multiply_add_exactly(broadcast(weight), g - old, from_gradient ? g : old);
+    const Floats m = multiply_add_exactly(broadcast(weight), g - old, FROM_GRADIENT ? g : old);
     const Floats v = multiply_add_exactly(g * rates.second, g, second(i) * rates.beta2);
     const Floats denominator = square_root(v) / rates.correction + rates.eps;
     const Floats p = load(block.p + i) * rates.decay;
@@ -66,6 +65,13 @@ inline AdamWLargest update(const AdamWBlock block, const AdamWRates rates, float
     largest_v = square > largest_v ? square : largest_v;
   }
   return {largest_lane(largest_m), largest_lane(largest_v)};
+}
+
+template <class First, class Second>
+inline AdamWLargest update(const AdamWBlock& block, const AdamWRates& rates, float gradient_scale,
+                           const First& first, const Second& second) {
+  if (rates.first >= 0.5f) return update_from<true>(block, rates, gradient_scale, first, second);
+  return update_from<false>(block, rates, gradient_scale, first, second);
 }
 
 inline void step_states32(const AdamWTask& task, const AdamWSegment& segment, Range elements,
