@@ -197,7 +197,8 @@ class AdamW(Optimizer):
 
     def _update(self, work: Work, gate: Gate) -> None:
         owners, gradients, hyper = zip(*work, strict=True)
-        torch._foreach_add_([owner.step for owner in owners], 1.0 - gate.skip)
+        # Without alpha torch takes the addend for a number, and waits for the GPU to tell it.
+        torch._foreach_add_([owner.step for owner in owners], 1.0 - gate.skip, alpha=1)
         if self.settings.paged:
             self._pages.update(owners, gradients, hyper, gate)
         else:

@@ -1,5 +1,6 @@
 """A model in small whose training step goes through every kernel: grouped layers, DoRA, dropout."""
 
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -54,3 +55,23 @@ def inputs(device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor, torc
     labels = torch.randint(VOCABULARY, (ROWS,), generator=random)
     labels[2] = -100
     return x.to(device), head.to(device), labels.to(device)
+
+
+def stepping(
+    kind: str, device: torch.device | str, bits: int = 8
+) -> tuple[Callable[[], torch.Tensor], list[nn.Parameter]]:
+    """(a call that makes one training step and gives its loss, what it trains), all in place."""
+    module, (x, head, labels) = block(kind, device), inputs(device)
+    parameters = trained(module)
+    optimizer = qk.optim.AdamW(parameters, lr=1e-3, bits=bits, max_gradient_norm=1.0)
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+
+    def step() -> torch.Tensor:
+        optimizer.zero_grad(set_to_none=False)
+        loss = qk.linear_cross_entropy(module(x), head, labels)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return step, parameters
