@@ -211,6 +211,9 @@ PYBIND11_MODULE(_cpu, module) {
   module.def("isa", [] { return std::string(qlora::cpu::kernels().name); });
   module.def("available_isas", qlora::cpu::available_isas);
   module.def("use_isa", qlora::cpu::use_isa, py::arg("name"));
+  module.def("use_kernels", [](uintptr_t address) {
+    qlora::cpu::use_kernels(*reinterpret_cast<const qlora::cpu::Kernels*>(address));
+  });
   module.def("quantize", quantize);
   module.def("quantize_scales", quantize_scales);
   module.def("quantize_nested", quantize_nested);

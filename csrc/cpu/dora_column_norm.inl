@@ -20,13 +20,13 @@ struct NormStrip {
 template <int HEIGHT>
 [[gnu::noinline]] void add_squares(const float* a, const float* weight, NormStrip& strip) {
   Floats tile[HEIGHT][2];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int i = 0; i < HEIGHT; ++i) tile[i][0] = tile[i][1] = zeros();
   const float* b = strip.b;
 #pragma GCC unroll 4
   for (int64_t r = 0; r < strip.rank; ++r, a += HEIGHT, b += TILE_COLUMNS) {
     const Floats right0 = load(b), right1 = load(b + LANES);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int i = 0; i < HEIGHT; ++i) {
       const Floats factor = broadcast(a[i]);
       tile[i][0] = fused_multiply_add(factor, right0, tile[i][0]);
@@ -35,7 +35,7 @@ template <int HEIGHT>
   }
   const Floats scaling = broadcast(strip.scaling);
   Floats sums[2] = {zeros(), zeros()};
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int i = 0; i < HEIGHT; ++i) {
 #pragma GCC unroll 2
     for (int half = 0; half < 2; ++half, weight += LANES) {

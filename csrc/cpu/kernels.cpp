@@ -9,6 +9,7 @@ namespace {
 
 const Kernels* const ALL[] = {
 #if defined(__x86_64__)
+    &avx512_kernels,
     &avx2_kernels,
 #endif
     &serial_kernels,
@@ -53,7 +54,11 @@ const Kernels& kernels() {
 }
 
 void use_isa(const std::string& name) {
-  in_use.store(&find(name, "use_isa"));
+  use_kernels(find(name, "use_isa"));
+}
+
+void use_kernels(const Kernels& kernels) {
+  in_use.store(&kernels);
 }
 
 }  // namespace qlora::cpu

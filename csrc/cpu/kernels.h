@@ -145,7 +145,7 @@ struct Kernels {
 
 extern const Kernels serial_kernels;
 #if defined(__x86_64__)
-extern const Kernels avx2_kernels;
+extern const Kernels avx512_kernels, avx2_kernels;
 #endif
 
 // The instruction sets that this machine runs, the widest first.
@@ -156,5 +156,8 @@ const Kernels& kernels();
 
 // Forces an instruction set by name; throws std::invalid_argument if it is unknown or not runnable.
 void use_isa(const std::string& name);
+
+// Forces kernels from elsewhere: tests emulate an instruction set that the machine lacks.
+void use_kernels(const Kernels& kernels);
 
 }  // namespace qlora::cpu

@@ -7,41 +7,32 @@ template <int HEIGHT>
 [[gnu::noinline]] void multiply_tile(const float* left, const float* panel, int64_t depth,
                                      float* sums) {
   Floats tile[HEIGHT][2];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int i = 0; i < HEIGHT; ++i) tile[i][0] = tile[i][1] = zeros();
 #pragma GCC unroll 4
   for (int64_t d = 0; d < depth; ++d, left += HEIGHT, panel += TILE_COLUMNS) {
     const Floats right0 = load(panel), right1 = load(panel + LANES);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int i = 0; i < HEIGHT; ++i) {
       const Floats factor = broadcast(left[i]);
       tile[i][0] = fused_multiply_add(factor, right0, tile[i][0]);
       tile[i][1] = fused_multiply_add(factor, right1, tile[i][1]);
     }
   }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int i = 0; i < HEIGHT; ++i, sums += TILE_COLUMNS) {
     store(sums, load(sums) + tile[i][0]);
     store(sums + LANES, load(sums + LANES) + tile[i][1]);
   }
 }
 
+template <int HEIGHT = TILE_ROWS>
 inline void multiply_tile(int64_t height, const float* left, const float* panel, int64_t depth,
                           float* sums) {
-  switch (height) {
-    case 1:
-      return multiply_tile<1>(left, panel, depth, sums);
-    case 2:
-      return multiply_tile<2>(left, panel, depth, sums);
-    case 3:
-      return multiply_tile<3>(left, panel, depth, sums);
-    case 4:
-      return multiply_tile<4>(left, panel, depth, sums);
-    case 5:
-      return multiply_tile<5>(left, panel, depth, sums);
-    default:
-      return multiply_tile<TILE_ROWS>(left, panel, depth, sums);
+  if constexpr (HEIGHT > 1) {
+    if (height < HEIGHT) return multiply_tile<HEIGHT - 1>(height, left, panel, depth, sums);
   }
+  multiply_tile<HEIGHT>(left, panel, depth, sums);
 }
 
 // What one thread sums a strip in, and the right panel that it meets.

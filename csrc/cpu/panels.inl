@@ -4,9 +4,11 @@
 //   right panels: TILE_COLUMNS columns, DEPTH deep: panel[d][column]
 // The weight and A, B, x, dy serve as `right` in two directions: as they lie, or transposed.
 
-constexpr int64_t TILE_ROWS = 6;
+//
+// TILE_ROWS is what the registers hold, with two vectors of sums per row; a panel of DEPTH and the
+// tiles that it meets share L1.
+
 constexpr int64_t TILE_COLUMNS = 2 * LANES;
-constexpr int64_t DEPTH = 384;  // A panel of this depth, and the tiles that it meets, share L1.
 
 // Depths are cut into equal panels rather than full ones and a small rest; words of codes stay
 // whole.
@@ -63,7 +65,7 @@ inline void pack_tile(int64_t height, const float* source, int64_t row_stride, i
     }
   }
   for (int64_t d = depths.first; d < depths.last; ++d) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int i = 0; i < HEIGHT; ++i) {
       tile[d * HEIGHT + i] = source[i * row_stride + d * depth_stride];
     }

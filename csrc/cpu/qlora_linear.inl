@@ -7,7 +7,7 @@
 
 // Rows of a block: fewer of deep ones, which would not stay in the last-level cache and its TLB.
 inline int64_t rows_per_block(int64_t m, int64_t depth) {
-  return std::min(m, (depth <= 2048 ? 128 : 64) * TILE_ROWS);
+  return std::min<int64_t>(m, depth <= 2048 ? 768 : 384);
 }
 
 // A row block, the rows of it that one thread packs and projects, and where it sums its strips.

@@ -6,6 +6,10 @@
 // Each square counts by the importance of its column, where columns have one.
 
 constexpr int64_t NUM_SUMS = 8;
+using Sums = float __attribute__((vector_size(NUM_SUMS * sizeof(float))));
+
+// Values that are looked at together: whole vectors, and every sum the same number of times.
+constexpr int64_t SEARCHED = std::max<int64_t>(NUM_SUMS, LANES);
 
 // A scale of zero makes every value zero, whatever the codes.
 inline float inverse_of(float ratio) {
@@ -19,7 +23,6 @@ struct ScaledBlock {
 };
 
 struct ScaleSearch {
-  static_assert(NUM_SUMS % LANES == 0, "wider vectors need an order of sums of their own");
   const Codebook& book;
   const Ranker& ranker;
   Table16 by_rank{book.by_rank};
@@ -33,20 +36,23 @@ struct ScaleSearch {
   float sum_of(const ScaledBlock& block, float ratio) const {
     const float* x = block.x;
     const float inverse = inverse_of(ratio);
-    Floats sums[NUM_SUMS / LANES] = {};
+    Sums sums = {};
     int64_t i = 0;
-    for (; i + NUM_SUMS <= block.count; i += NUM_SUMS) {
-      for (int64_t part = 0; part < NUM_SUMS / LANES; ++part) {
+    for (; i + SEARCHED <= block.count; i += SEARCHED) {
+      Floats squares[SEARCHED / LANES];
+      for (int64_t part = 0; part < SEARCHED / LANES; ++part) {
         const Floats value = load(x + i + part * LANES);
         const Words rank = ranker(value * broadcast(inverse));
         const Floats error = value - by_rank[rank] * broadcast(ratio);
-        Floats square = error * error;
-        if constexpr (weighted) square *= load(block.importance + i + part * LANES);
-        sums[part] += square;
+        squares[part] = error * error;
+        if constexpr (weighted) squares[part] *= load(block.importance + i + part * LANES);
       }
+      Sums rounds[SEARCHED / NUM_SUMS];
+      std::memcpy(rounds, squares, sizeof rounds);
+      for (const Sums& round : rounds) sums += round;
     }
     float sum[NUM_SUMS];
-    std::memcpy(sum, sums, sizeof sum);
+    std::memcpy(sum, &sums, sizeof sum);
     for (; i < block.count; ++i) {
       const float error = x[i] - book.by_rank[book.rank(x[i] * inverse)] * ratio;
       sum[i % NUM_SUMS] += weighted ? error * error * block.importance[i] : error * error;

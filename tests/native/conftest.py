@@ -6,20 +6,30 @@ import pytest
 import torch
 
 import qlora_kernels as qk
+from native import emulated
 from qlora_kernels import native
 
 ISAS = native.cpu().available_isas()
+EMULATED = "avx512 emulated"
+ISAS_AND_EMULATED = ISAS if "avx512" in ISAS else [*ISAS, EMULATED]
 
 
-@pytest.fixture(params=ISAS)
+def use(isa: str) -> None:
+    """Run this instruction set's kernels from here on."""
+    if isa == EMULATED:
+        native.cpu().use_kernels(emulated.kernels())
+    else:
+        native.cpu().use_isa(isa)
+
+
+@pytest.fixture(params=ISAS_AND_EMULATED)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """The name of the instruction set whose kernels run, on the cpu backend."""
-    kernels = native.cpu()
-    before = kernels.isa()
-    kernels.use_isa(request.param)
+    before = native.cpu().isa()
+    use(request.param)
     with qk.use_backend("cpu"):
         yield request.param
-    kernels.use_isa(before)
+    native.cpu().use_isa(before)
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,40 @@
+// Every kernel body once more, for AVX-512 (F, BW, DQ, VL), which includes AVX2 + FMA + F16C. Each
+// #include of a header stands above the pragma: isa_avx2.cpp says why.
+#if defined(__x86_64__)
+
+#include "isa_headers.h"
+
+#include <immintrin.h>
+
+namespace qlora::cpu {
+namespace {
+// The builtin asks cpuid, and XCR0 whether the system saves the wide registers.
+bool has_avx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+}  // namespace
+}  // namespace qlora::cpu
+
+// g++ 12 warns of the undefined lanes that its own header passes where none are kept.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC push_options
+#ifndef QLORA_EMULATION  // tests/native/emulation stands for the instructions
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,fma,f16c")
+#endif
+
+namespace qlora::cpu {
+namespace avx512 {
+
+#include "simd_avx512.inl"
+#include "bodies.inl"
+
+}  // namespace avx512
+
+const Kernels avx512_kernels = avx512::table("avx512", has_avx512);
+
+}  // namespace qlora::cpu
+
+#pragma GCC pop_options
+
+#endif

@@ -1,0 +1,192 @@
+// Vectors of AVX-512 (F, BW, DQ, VL): what differs between instruction sets, and nothing else.
+
+constexpr int LANES = 16;
+constexpr int64_t TILE_ROWS = 12, DEPTH = 192;  // of matmuls: panels.inl
+
+using Floats = float __attribute__((vector_size(64)));
+using Words = uint32_t __attribute__((vector_size(64)));
+using SignedWords = int32_t __attribute__((vector_size(64)));
+using HalfWords = uint16_t __attribute__((vector_size(32)));
+
+inline Floats broadcast(float value) {
+  return _mm512_set1_ps(value);
+}
+inline Words broadcast_word(uint32_t value) {
+  return reinterpret_cast<Words>(_mm512_set1_epi32(static_cast<int>(value)));
+}
+
+inline Floats fused_multiply_add(Floats a, Floats b, Floats c) {
+  return _mm512_fmadd_ps(a, b, c);
+}
+
+// a * b + c, rounded once on every instruction set.
+inline Floats multiply_add_exactly(Floats a, Floats b, Floats c) {
+  return _mm512_fmadd_ps(a, b, c);
+}
+inline Floats square_root(Floats values) {
+  return _mm512_sqrt_ps(values);
+}
+
+// Lane i holds table[index[i]].
+inline Floats look_up(const float* table, const uint8_t* index) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(index));
+  return _mm512_i32gather_ps(_mm512_cvtepu8_epi32(bytes), table, sizeof(float));
+}
+
+// Sixteen floats that are looked up by the low four bits of each lane; the other bits are ignored.
+struct Table16 {
+  Floats values;
+
+  explicit Table16(const float* source) : values(_mm512_loadu_ps(source)) {}
+
+  Floats operator[](Words index) const {
+    return _mm512_permutexvar_ps(reinterpret_cast<__m512i>(index), values);
+  }
+};
+
+// Eight floats that are looked up by the low three bits of each lane; the other bits are ignored.
+struct Table8 {
+  Floats values;  // twice, so that the fourth bit does not count
+
+  explicit Table8(const float* source) {
+    std::memcpy(&values, source, sizeof values / 2);
+    std::memcpy(reinterpret_cast<char*>(&values) + sizeof values / 2, source, sizeof values / 2);
+  }
+
+  Floats operator[](Words index) const {
+    return _mm512_permutexvar_ps(reinterpret_cast<__m512i>(index), values);
+  }
+};
+
+inline Words shift_left(Words values, Words counts) {
+  return reinterpret_cast<Words>(
+      _mm512_sllv_epi32(reinterpret_cast<__m512i>(values), reinterpret_cast<__m512i>(counts)));
+}
+
+// max(upper 16 bits - least, 0) * factor / 2^16 of each lane.
+inline Words scaled_upper_half(Words values, uint16_t least, uint16_t factor) {
+  const __m512i leasts = _mm512_set1_epi32(static_cast<int>(uint32_t{least} << 16));
+  const __m512i factors = _mm512_set1_epi32(static_cast<int>(uint32_t{factor} << 16));
+  const __m512i above = _mm512_subs_epu16(reinterpret_cast<__m512i>(values), leasts);
+  return reinterpret_cast<Words>(_mm512_mulhi_epu16(above, factors)) >> 16;
+}
+
+// Lanes below 2^16, and below 2^8, in fewer bits.
+inline HalfWords narrow(Words values) {
+  return reinterpret_cast<HalfWords>(_mm512_cvtepi32_epi16(reinterpret_cast<__m512i>(values)));
+}
+inline void store_bytes(uint8_t* target, Words values) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(target),
+                   _mm512_cvtepi32_epi8(reinterpret_cast<__m512i>(values)));
+}
+
+inline void store_bytes(uint8_t* target, const Words (&values)[4]) {
+  for (int i = 0; i < 4; ++i) store_bytes(target + i * LANES, values[i]);
+}
+
+// code = 127 + place, or 127 - place but at least 0 of a negative value; a place is a lane's upper
+// half.
+inline void store_signed_codes(uint8_t* target, const Words (&places)[4],
+                               const Floats (&values)[4]) {
+  const Words zero = broadcast_word(127);
+  for (int i = 0; i < 4; ++i) {
+    const Words place = places[i] >> 16, below = zero - (place < zero ? place : zero);
+    store_bytes(target + i * LANES, values[i] < broadcast(0.0f) ? below : zero + place);
+  }
+}
+
+// code = place - 1 but at least 1 of a value above zero, 0 of zero.
+inline void store_unsigned_codes(uint8_t* target, const Words (&places)[4],
+                                 const Floats (&values)[4]) {
+  const Words one = broadcast_word(1);
+  for (int i = 0; i < 4; ++i) {
+    const Words code = (places[i] >> 16) - one, at_least_one = code > one ? code : one;
+    store_bytes(target + i * LANES,
+                values[i] == broadcast(0.0f) ? broadcast_word(0) : at_least_one);
+  }
+}
+
+// Whether a lane's lower half is within `near` of 0 or of 2^16.
+inline bool any_near_whole(const Words (&words)[4], uint32_t near) {
+  const __m512i bound = _mm512_set1_epi32(static_cast<int>(2 * near << 16));
+  const auto near_lanes = [&](int i) {
+    return _mm512_cmplt_epu32_mask(reinterpret_cast<__m512i>((words[i] + near) << 16), bound);
+  };
+  return (near_lanes(0) | near_lanes(1) | near_lanes(2) | near_lanes(3)) != 0;
+}
+
+inline float sum_of_lanes(Floats values) {
+  return _mm512_reduce_add_ps(values);
+}
+
+inline Floats load_float16(const Float16* source) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(source)));
+}
+inline void store_float16(Float16* target, Floats values) {
+  const __m256i half = _mm512_cvtps_ph(values, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(target), half);
+}
+
+// The low and high words of each lane's 64-bit product with one factor.
+inline void multiply_wide(Words values, uint32_t factor, Words& low, Words& high) {
+  const __m512i lanes = reinterpret_cast<__m512i>(values);
+  const __m512i factors = _mm512_set1_epi32(static_cast<int>(factor));
+  const __m512i even = _mm512_mul_epu32(lanes, factors);
+  const __m512i odd = _mm512_mul_epu32(_mm512_srli_epi64(lanes, 32), factors);
+  const __mmask16 odd_lanes = 0xAAAA;
+  low =
+      reinterpret_cast<Words>(_mm512_mask_blend_epi32(odd_lanes, even, _mm512_slli_epi64(odd, 32)));
+  high =
+      reinterpret_cast<Words>(_mm512_mask_blend_epi32(odd_lanes, _mm512_srli_epi64(even, 32), odd));
+}
+
+// Lane i holds the code of the i-th of LANES consecutive values in its low four bits.
+inline Words consecutive_nibbles(const uint8_t* codes) {
+  const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes));
+  const __m512i word_of = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+  const __m512i words = _mm512_permutexvar_epi32(word_of, _mm512_castsi128_si512(bytes));
+  const __m512i shifts =
+      _mm512_setr_epi32(4, 0, 12, 8, 20, 16, 28, 24, 4, 0, 12, 8, 20, 16, 28, 24);
+  return reinterpret_cast<Words>(_mm512_srlv_epi32(words, shifts));
+}
+
+inline Floats consecutive_int8(const int8_t* codes) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes));
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
+}
+
+// Lane i holds the four bytes at sources[i] + offset.
+inline Words gather_words(const uint8_t* const* sources, int64_t offset) {
+  Words words;
+  for (int i = 0; i < LANES; ++i) {
+    uint32_t word;
+    std::memcpy(&word, sources[i] + offset, sizeof word);
+    words[i] = word;
+  }
+  return words;
+}
+
+// The first index with a value larger than the scaled one: fifteen sorted thresholds are searched
+// as a complete binary tree, level by level; each level is one register.
+struct Ranker {
+  Floats level[4];
+
+  explicit Ranker(const float* thresholds) {
+    for (int depth = 0; depth < 4; ++depth) {
+      for (int i = 0; i < LANES; ++i) {
+        const int node = i & ((1 << depth) - 1);
+        level[depth][i] = thresholds[(2 * node + 1) * (8 >> depth) - 1];
+      }
+    }
+  }
+
+  Words operator()(Floats scaled) const {
+    Words rank = broadcast_word(0);
+    for (int depth = 0; depth < 4; ++depth) {
+      const Floats threshold = _mm512_permutexvar_ps(reinterpret_cast<__m512i>(rank), level[depth]);
+      const Words above = reinterpret_cast<Words>(scaled > threshold);  // All ones: minus one.
+      rank = rank + rank - above;
+    }
+    return rank;
+  }
+};

@@ -1,0 +1,42 @@
+"""AVX-512 where the machine lacks it: the same bodies, compiled against emulated intrinsics.
+
+The build is kept under build/, named by what it was made of.
+"""
+
+import ctypes
+import hashlib
+import os
+import subprocess
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+EMULATION = ROOT / "tests/native/emulation"
+FLAGS = ["-std=c++20", "-O1", "-shared", "-fPIC", "-fopenmp", "-fvisibility=hidden"]
+FLAGS += ["-ffp-contract=off", "-fno-math-errno", "-DQLORA_EMULATION", f"-I{EMULATION}"]
+FLAGS += ["-Wall", "-Wextra", "-Wno-psabi"]  # the last tells how such wide vectors are passed
+if os.environ.get("QLORA_SANITIZE"):
+    FLAGS += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g1"]
+
+
+@cache
+def kernels() -> int:
+    """The address of the emulated kernels; `use_kernels` of the native module takes it."""
+    library = ROOT / "build/emulation" / f"avx512-{_digest()}.so"
+    if not library.exists():
+        library.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = library.with_suffix(f".{os.getpid()}")  # another process may build the same
+        command = ["g++", *FLAGS, str(EMULATION / "avx512.cpp"), "-o", str(unfinished)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        unfinished.rename(library)
+    address_of = ctypes.CDLL(str(library)).emulated_kernels
+    address_of.restype = ctypes.c_void_p
+    return int(address_of())
+
+
+def _digest() -> str:
+    folders = ("csrc/common", "csrc/cpu", "tests/native/emulation")
+    sources = sorted(path for folder in folders for path in (ROOT / folder).iterdir())
+    text = b"".join(path.read_bytes() for path in sources)
+    return hashlib.sha256(text + repr(FLAGS).encode()).hexdigest()[:16]

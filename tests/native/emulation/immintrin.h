@@ -1,0 +1,186 @@
+// Stands for the compiler's immintrin.h: the AVX-512 intrinsics that csrc/cpu uses, for any x86-64,
+// each as the pseudo-code of Intel's Intrinsics Guide has it.
+#pragma once
+
+#include "lanes.h"
+
+using __m256 = emulation::Vector<float, 32>;
+using __m256i = emulation::Vector<long long, 32>;
+using __m512 = emulation::Vector<float, 64>;
+using __m512i = emulation::Vector<long long, 64>;
+using __mmask16 = uint16_t;
+
+constexpr int EMULATED_NEAREST = 0;
+#undef _MM_FROUND_TO_NEAREST_INT
+#undef _MM_FROUND_NO_EXC
+#define _MM_FROUND_TO_NEAREST_INT EMULATED_NEAREST
+#define _MM_FROUND_NO_EXC 8
+
+namespace emulation {
+
+using Floats = Lanes<float>;
+using Words = Lanes<uint32_t>;
+using Longs = Lanes<uint64_t>;
+using Halves = Lanes<uint16_t>;
+
+template <class Value>
+__m512 floats(const Value& value) {
+  return each<float, 64, __m512>(value);
+}
+template <class Lane = uint32_t, class Value>
+__m512i integers(const Value& value) {
+  return each<Lane, 64, __m512i>(value);
+}
+
+}  // namespace emulation
+
+// Loads, stores, constants
+
+inline __m512 _mm512_loadu_ps(const void* source) {
+  __m512 vector;
+  std::memcpy(&vector, source, sizeof vector);
+  return vector;
+}
+inline __m256i _mm256_loadu_si256(const __m256i* source) {
+  __m256i vector;
+  std::memcpy(&vector, source, sizeof vector);
+  return vector;
+}
+inline void _mm256_storeu_si256(__m256i* target, __m256i vector) {
+  std::memcpy(target, &vector, sizeof vector);
+}
+inline __m512 _mm512_set1_ps(float value) {
+  return emulation::floats([&](int) { return value; });
+}
+inline __m512i _mm512_set1_epi32(int value) {
+  return emulation::integers([&](int) { return static_cast<uint32_t>(value); });
+}
+template <class... Lane>
+__m512i _mm512_setr_epi32(Lane... lane) {
+  static_assert(sizeof...(lane) == 16);
+  const int lanes[] = {lane...};
+  return emulation::integers([&](int i) { return static_cast<uint32_t>(lanes[i]); });
+}
+// The upper lanes are undefined: all ones, which no result may depend on.
+inline __m512i _mm512_castsi128_si512(__m128i low) {
+  const emulation::Lanes<uint32_t, 16> lanes(low);
+  return emulation::integers([&](int i) { return i < 4 ? lanes[i] : 0xffffffffu; });
+}
+inline __m512 _mm512_i32gather_ps(__m512i index, const void* base, int scale) {
+  const emulation::Words offsets(index);
+  return emulation::floats([&](int i) {
+    float value;
+    const auto offset = int64_t{static_cast<int32_t>(offsets[i])} * scale;
+    std::memcpy(&value, static_cast<const char*>(base) + offset, sizeof value);
+    return value;
+  });
+}
+
+// Floats
+
+inline __m512 _mm512_fmadd_ps(__m512 a, __m512 b, __m512 c) {
+  const emulation::Floats x(a), y(b), z(c);
+  return emulation::floats([&](int i) { return std::fma(x[i], y[i], z[i]); });
+}
+inline __m512 _mm512_sqrt_ps(__m512 a) {
+  const emulation::Floats x(a);
+  return emulation::floats([&](int i) { return std::sqrt(x[i]); });
+}
+// Halves are added to halves until one lane is left.
+inline float _mm512_reduce_add_ps(__m512 a) {
+  emulation::Floats x(a);
+  for (int width = 8; width > 0; width /= 2) {
+    for (int i = 0; i < width; ++i) x[i] += x[i + width];
+  }
+  return x[0];
+}
+
+// Integers
+
+inline __m512i _mm512_sllv_epi32(__m512i a, __m512i counts) {
+  const emulation::Words x(a), n(counts);
+  return emulation::integers([&](int i) { return n[i] < 32 ? x[i] << n[i] : 0; });
+}
+inline __m512i _mm512_srlv_epi32(__m512i a, __m512i counts) {
+  const emulation::Words x(a), n(counts);
+  return emulation::integers([&](int i) { return n[i] < 32 ? x[i] >> n[i] : 0; });
+}
+inline __m512i _mm512_slli_epi64(__m512i a, unsigned count) {
+  const emulation::Longs x(a);
+  return emulation::integers<uint64_t>([&](int i) { return count < 64 ? x[i] << count : 0; });
+}
+inline __m512i _mm512_srli_epi64(__m512i a, unsigned count) {
+  const emulation::Longs x(a);
+  return emulation::integers<uint64_t>([&](int i) { return count < 64 ? x[i] >> count : 0; });
+}
+inline __m512i _mm512_mul_epu32(__m512i a, __m512i b) {
+  const emulation::Longs x(a), y(b);
+  return emulation::integers<uint64_t>(
+      [&](int i) { return (x[i] & 0xffffffffu) * (y[i] & 0xffffffffu); });
+}
+inline __m512i _mm512_subs_epu16(__m512i a, __m512i b) {
+  const emulation::Halves x(a), y(b);
+  return emulation::integers<uint16_t>(
+      [&](int i) { return static_cast<uint16_t>(x[i] > y[i] ? x[i] - y[i] : 0); });
+}
+inline __m512i _mm512_mulhi_epu16(__m512i a, __m512i b) {
+  const emulation::Halves x(a), y(b);
+  return emulation::integers<uint16_t>(
+      [&](int i) { return static_cast<uint16_t>(uint32_t{x[i]} * y[i] >> 16); });
+}
+inline __mmask16 _mm512_cmplt_epu32_mask(__m512i a, __m512i b) {
+  const emulation::Words x(a), y(b);
+  unsigned mask = 0;
+  for (int i = 0; i < 16; ++i) mask |= static_cast<unsigned>(x[i] < y[i]) << i;
+  return static_cast<__mmask16>(mask);
+}
+// A set bit takes b.
+inline __m512i _mm512_mask_blend_epi32(__mmask16 mask, __m512i a, __m512i b) {
+  const emulation::Words x(a), y(b);
+  return emulation::integers([&](int i) { return (mask >> i & 1) != 0 ? y[i] : x[i]; });
+}
+
+// Permutations: the index comes first and only its low bits count.
+
+inline __m512 _mm512_permutexvar_ps(__m512i index, __m512 a) {
+  const emulation::Words from(index);
+  const emulation::Floats x(a);
+  return emulation::floats([&](int i) { return x[static_cast<int>(from[i] & 15)]; });
+}
+inline __m512i _mm512_permutexvar_epi32(__m512i index, __m512i a) {
+  const emulation::Words from(index), x(a);
+  return emulation::integers([&](int i) { return x[static_cast<int>(from[i] & 15)]; });
+}
+
+// Conversions
+
+inline __m512i _mm512_cvtepu8_epi32(__m128i a) {
+  const emulation::Lanes<uint8_t, 16> x(a);
+  return emulation::integers([&](int i) { return uint32_t{x[i]}; });
+}
+inline __m512i _mm512_cvtepi8_epi32(__m128i a) {
+  const emulation::Lanes<int8_t, 16> x(a);
+  return emulation::integers([&](int i) { return static_cast<uint32_t>(int32_t{x[i]}); });
+}
+inline __m512 _mm512_cvtepi32_ps(__m512i a) {
+  const emulation::Lanes<int32_t> x(a);
+  return emulation::floats([&](int i) { return static_cast<float>(x[i]); });
+}
+// Truncated, not saturated.
+inline __m256i _mm512_cvtepi32_epi16(__m512i a) {
+  const emulation::Words x(a);
+  return emulation::each<uint16_t, 32, __m256i>([&](int i) { return static_cast<uint16_t>(x[i]); });
+}
+inline __m128i _mm512_cvtepi32_epi8(__m512i a) {
+  const emulation::Words x(a);
+  return emulation::each<uint8_t, 16, __m128i>([&](int i) { return static_cast<uint8_t>(x[i]); });
+}
+inline __m512 _mm512_cvtph_ps(__m256i a) {
+  const emulation::Lanes<uint16_t, 32> x(a);
+  return emulation::floats([&](int i) { return emulation::half_to_float(x[i]); });
+}
+inline __m256i _mm512_cvtps_ph(__m512 a, int) {
+  const emulation::Floats x(a);
+  return emulation::each<uint16_t, 32, __m256i>(
+      [&](int i) { return emulation::float_to_half(x[i]); });
+}
