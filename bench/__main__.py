@@ -23,6 +23,7 @@ STUDIES: dict[str, str] = {
     "merge-7b": "bench.merge_7b",
     "merging": "bench.merging.command",
     "planner": "bench.planner.command",
+    "results": "bench.results_page",
     "watch-cost": "bench.watch_cost",
 }
 

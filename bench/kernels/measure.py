@@ -60,7 +60,7 @@ def run_case(session: Session, case: Case) -> Iterator[Record | str]:
         ours, *others = interleave(watches, session.seconds)
     clocks = clocks_now(session.device)
     roof = measure(case.dtype, session.device)
-    roof_ms = roof.milliseconds(cost, op.WRITES)
+    roof_ms = roof.milliseconds(cost, op.TRAFFIC)
     settings = {**session.settings, "clocks": clocks, "roof": described_roof(roof)}
     rivals = [c.name for c in contest.contenders[1:]]
     for name, timing in zip(rivals, others, strict=True) if rivals else [(None, None)]:

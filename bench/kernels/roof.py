@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 import torch
 
@@ -13,20 +14,26 @@ from bench.kernels.clock_gpu import gpu_stopwatch
 CPU_BYTES, GPU_BYTES = 1 << 28, 1 << 31  # far out of any cache
 CPU_SIZE, GPU_SIZE = 1024, 8192  # of the square matrices: large enough for the full rate
 SECONDS = 0.5
+Traffic = Literal["read", "copy", "update"]
 
 
 @dataclass(frozen=True)
 class Roof:
-    """What the memory and torch's own matrix product reach here; decimal units."""
+    """What the memory and torch's own matrix product reach here; decimal units.
+
+    An update writes what it has read. A copy writes elsewhere, where a CPU may read a line before
+    it writes it: a rate of its own, often the lowest.
+    """
 
     read_gb_per_s: float
     copy_gb_per_s: float
+    update_gb_per_s: float
     matrix_gflop_per_s: float
     dtype: str
 
-    def milliseconds(self, cost: Cost, writes: bool) -> float:
-        """The least time for a cost; work that mostly reads is held to the reading rate."""
-        bandwidth = self.copy_gb_per_s if writes else self.read_gb_per_s
+    def milliseconds(self, cost: Cost, traffic: Traffic) -> float:
+        """The least time for a cost, at the rate of the traffic that it mostly is."""
+        bandwidth: float = getattr(self, f"{traffic}_gb_per_s")
         return 1e-6 * max(cost.num_bytes / bandwidth, cost.num_flops / self.matrix_gflop_per_s)
 
 
@@ -45,6 +52,7 @@ def measure(dtype: str, device: str) -> Roof:
     target = torch.empty_like(source)
     read_ms = _best_ms(lambda: source.sum(), device)
     copy_ms = _best_ms(lambda: target.copy_(source), device)
+    update_ms = _best_ms(lambda: target.neg_(), device)
     size = GPU_SIZE if device == "cuda" else CPU_SIZE
     products_ms = [
         _best_ms(_product(size, DTYPES[name], device), device) for name in {dtype, "fp32"}
@@ -52,6 +60,7 @@ def measure(dtype: str, device: str) -> Roof:
     return Roof(
         1e-6 * num_bytes / read_ms,
         1e-6 * 2 * num_bytes / copy_ms,
+        1e-6 * 2 * num_bytes / update_ms,
         1e-6 * 2 * size**3 / min(products_ms),
         dtype,
     )

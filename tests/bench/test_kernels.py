@@ -25,7 +25,7 @@ DOCUMENTED = """
 def tiny(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
     """No new process, no second spent on the machine's roof."""
     monkeypatch.setenv(_MARK, "1")
-    monkeypatch.setattr(measure, "measure", lambda dtype, device: Roof(10.0, 8.0, 100.0, dtype))
+    monkeypatch.setattr(measure, "measure", lambda dtype, _: Roof(10.0, 8.0, 9.0, 100.0, dtype))
 
 
 def bench(op: str, folder: Path, *options: str) -> list[dict]:
@@ -153,6 +153,7 @@ def test_torchao_is_held_to_its_own_weight(direction: str, tmp_path: Path):
     if reason := peers.load("torchao")["torchao"].missing():
         pytest.skip(f"torchao {reason}")
     options = ["--against", "torchao", "--backend", "reference", "--direction", direction]
+    options += ["--shapes", "128x128"]  # it wants whole groups of 256 scales
     (record,) = bench("qlora_linear", tmp_path, *options)
     assert record["against_check"] == "passed"
 

@@ -16,5 +16,5 @@ DEFAULT_FORMATS = {"adamw8bit": "8bit"}  # of states; else that of a base weight
 
 
 def load(op: str) -> Any:
-    """The file of an op: `problem`, `ours`, `expected`, `cost` and WRITES."""
+    """The file of an op: `problem`, `ours`, `expected`, `cost` and TRAFFIC, one of roof.py's."""
     return import_module(f"bench.kernels.ops.{op}")

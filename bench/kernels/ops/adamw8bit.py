@@ -15,7 +15,7 @@ from bench.kernels.case import DTYPE_NAMES, Call, Case, Cost, Expected
 from qlora_kernels.errors import InputError
 from qlora_kernels.formats.blockwise8 import encode
 
-WRITES = True
+TRAFFIC = "update"
 FORMATS = ("8bit", "32bit", "paged8bit")
 # 1 - lr * weight_decay is a float32: rounded, it would bias every parameter alike, whoever steps.
 LR, BETAS, EPS = 1e-3, (0.9, 0.999), 1e-8

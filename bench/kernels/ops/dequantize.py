@@ -8,7 +8,7 @@ import torch
 import qlora_kernels as qk
 from bench.kernels.case import DTYPE_NAMES, SMALL_SHAPES, Call, Case, Cost, Expected
 
-WRITES = True
+TRAFFIC = "copy"
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ import torch
 import qlora_kernels as qk
 from bench.kernels.case import DIRECTIONS, DTYPE_NAMES, SMALL_SHAPES, Call, Case, Cost, Expected
 
-WRITES = False
+TRAFFIC = "read"
 OP = "linear_cross_entropy"
 
 

@@ -11,7 +11,7 @@ from qlora_kernels.ops.qlora_linear import reference
 from qlora_kernels.ops.qlora_linear.call import Needs
 from qlora_kernels.testing.cases import LINEAR_CASES, linear_problem
 
-WRITES = False
+TRAFFIC = "read"
 SAMPLED_ROWS = 16
 
 

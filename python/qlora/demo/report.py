@@ -34,11 +34,13 @@ class Report:
     steps: int
     plot: str
     adapter: str
-    versions: dict[str, str]
+    origin: dict[str, object]  # commit, date, versions, machine: they stand among the others
 
     def write(self, path: Path) -> Path:
         """Write everything as one JSON object."""
-        return write_text(path, json.dumps(asdict(self), indent=2) + "\n")
+        fields = asdict(self)
+        origin = fields.pop("origin")
+        return write_text(path, json.dumps({**fields, **origin}, indent=2) + "\n")
 
     def accuracy_table(self) -> Table:
         """Base against tuned, beside what an answer is worth that knows less."""

@@ -17,7 +17,7 @@ from qlora.demo.intents import Parts, Row
 from qlora.demo.report import Report, Stopwatch
 from qlora.evaluation import Evaluation
 from qlora.models import load_tuned
-from qlora.provenance import versions
+from qlora.provenance import provenance
 from qlora.train.result import TrainResult
 from qlora.train.trainer import train
 
@@ -158,7 +158,7 @@ def _report(
         steps=result.steps,
         plot=str(result.plot),
         adapter=str(result.adapter),
-        versions=versions(PACKAGES),
+        origin=provenance(PACKAGES),
     )
 
 

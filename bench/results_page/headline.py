@@ -1,0 +1,132 @@
+"""README's first table of figures: one line per committed record that has something to say."""
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from bench.doctor.matrix import fully_known, matrix_of
+from bench.kernels.check import PASSED
+from bench.merging.table import markdown
+from bench.results_page.kernels import Records, grouped
+from bench.results_page.page import commands
+from bench.results_page.sources import UNKNOWN, Source
+
+BEGIN = "<!-- made by `python -m bench results --write` -->"
+END = "<!-- end of what was made -->"
+PAGE = "bench/results"
+
+Line = tuple[str, str]  # what was measured, and the figure
+
+
+def demo(r: Mapping[str, Any]) -> Line:
+    what = "SmolLM2-135M in NF4, fine-tuned to name intents"
+    minutes = r["seconds"] / 60
+    return (
+        what,
+        f"{r['tuned_accuracy']:.1%} right, base {r['base_accuracy']:.1%}, in {minutes:.1f} min",
+    )
+
+
+def comparison(r: Mapping[str, Any]) -> Line:
+    return "QLoRA against 16-bit LoRA, that task", f"{r['difference_points']:+.1f} points"
+
+
+def bases(r: Mapping[str, Any]) -> Line:
+    tuned, calibrated = (
+        r["table"][name]["closed"] for name in ("nf4-tuned", "nf4-tuned, calibrated")
+    )
+    figure = f"{tuned:.0%}, calibrated {calibrated:.0%}"
+    return "nf4-tuned: of the loss from NF4 to 16 bits regained", figure
+
+
+def dora(r: Mapping[str, Any]) -> Line:
+    what = f"what DoRA adds to LoRA's step, {r['tokens']} tokens"
+    return what, f"{r['ours added']:+.1%}, peft's {r['peft added']:+.1%}"
+
+
+def planner(r: Mapping[str, Any]) -> Line:
+    off = sorted(row["off"] for row in r["rows"])
+    return f"`qlora plan` against {len(off)} processes", f"off by {off[0]:+.1%} to {off[-1]:+.1%}"
+
+
+def watch(r: Mapping[str, Any]) -> Line:
+    return "judging each training step", f"{r['share']:.2%} of the step"
+
+
+def doctor(r: Mapping[str, Any]) -> Line:
+    matrix = matrix_of(fully_known(r["runs"]))
+    figure = (
+        f"{matrix.right} of {matrix.faults} named first,"
+        f" {matrix.accused} of {matrix.healthy} healthy runs accused"
+    )
+    return "`qlora doctor` on faults put in on purpose", figure
+
+
+# The record and what its line says; in this order. Kernels follow by themselves.
+LINES: dict[str, Callable[[Mapping[str, Any]], Line]] = {
+    "demo/report.json": demo,
+    "demo-compare/result.json": comparison,
+    "bases/perplexity.json": bases,
+    "dora-step/512-tokens.json": dora,
+    "doctor/record.json": doctor,
+    "planner/record.json": planner,
+    "watch-cost/smollm2.json": watch,
+}
+
+
+def headline(found: Sequence[Source]) -> str:
+    """The table, between its marks."""
+    by_path = {source.path.as_posix(): source for source in found}
+    lines = [
+        [*line(by_path[path].origin), _linked(by_path[path])]
+        for path, line in LINES.items()
+        if path in by_path
+    ]
+    for source in found:
+        if source.is_of_kernels:
+            lines += [[*line, _linked(source)] for line in kernel_lines(source.records)]
+    return f"{BEGIN}\n{markdown(['what', 'measured', 'by'], lines)}\n{END}"
+
+
+def kernel_lines(records: Records) -> list[Line]:
+    """One for each op, backend, format and direction: how much faster than whom."""
+    found = []
+    key = _kind
+    for kind, chosen in grouped(records, key).items():
+        rivals = grouped(
+            [r for r in chosen if r["against_check"] == PASSED], lambda r: r["against"]
+        )
+        told = [f"{name} {_range([r['ratio'] for r in theirs])}" for name, theirs in rivals.items()]
+        if told:
+            found.append((kind, "times as fast as " + "; ".join(told)))
+    return found
+
+
+def _kind(record: Mapping[str, Any]) -> str:
+    case = record["case"]
+    trains = " with gradients" * (case["direction"] != "forward")
+    return f"`{record['op']}`{trains}, {case['format']}, {record['backend']}"
+
+
+def _range(ratios: list[float]) -> str:
+    """Of one case its ratio; of several the median, and from where to where."""
+    if len(ratios) == 1:
+        return f"{ratios[0]:.2f}"
+    return f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}, {len(ratios)} cases)"
+
+
+def _linked(source: Source) -> str:
+    """The first words of the command; the page has the rest."""
+    command = commands(source)[0]
+    words = command.split(" --backend")[0].split(" --shapes")[0].split(" --output")[0]
+    named = f"`{words}`" if command != UNKNOWN else "record"
+    return f"[{named}]({PAGE}/{source.path.as_posix()})"
+
+
+def replaced(readme: str, table: str) -> str:
+    """README with its table anew; its marks must be there, once and in order."""
+    before, found, rest = readme.partition(BEGIN)
+    _, closed, after = rest.partition(END)
+    if not found or not closed or BEGIN in after:
+        raise ValueError(f"README should have the lines {BEGIN} and {END} once")
+    return before + table + after

@@ -1,0 +1,171 @@
+"""The studies whose records are committed: one row each; what has no row is shown as it is."""
+
+from bench.doctor.matrix import fully_known, matrix_of
+from bench.results_page.study import Figures, Record, Study, plain_figures, told
+
+MEBIBYTE = 1 << 20
+
+
+def demo(r: Record) -> Figures:
+    head = ["tuned right", "zero-shot", "majority", "base", "bytes per weight", "minutes"]
+    names = ("tuned_accuracy", "zero_shot_accuracy", "majority_accuracy", "base_accuracy")
+    shares = [f"{r[name]:.1%}" for name in names]
+    return head, [[*shares, f"{r['bytes_per_weight']:.4f}", f"{r['seconds'] / 60:.1f}"]]
+
+
+def comparison(r: Record) -> Figures:
+    lines = [
+        [name, f"{row['mean']:.1%}", f"{row['spread']:.1%}", _percents(row["accuracies"])]
+        for name, row in r["summary"].items()
+    ]
+    return ["base", "mean right", "spread", "each seed"], lines
+
+
+def _percents(values: list[float]) -> str:
+    return ", ".join(f"{value:.1%}" for value in values)
+
+
+def perplexity(r: Record) -> Figures:
+    lines = [
+        [
+            name,
+            f"{row['perplexity']:.2f}",
+            f"{row['closed']:.0%}",
+            "{:.0%} to {:.0%}".format(*row["interval"]),
+        ]
+        for name, row in r["table"].items()
+    ]
+    return ["base", "perplexity", "closed from NF4 to 16 bits", "95 % interval"], lines
+
+
+def squared_errors(r: Record) -> Figures:
+    """Synthetic weights, and the median over the layers of a model."""
+    found: dict[str, Record] = {}
+    layers = [row for name, row in r["squared_error"].items() if "." in name]
+    for name, row in r["squared_error"].items():
+        if "." not in name:
+            found[name] = row
+    if layers:
+        middle = {name: sorted(row[name] for row in layers)[len(layers) // 2] for name in layers[0]}
+        found[f"{len(layers)} layers, in the middle"] = middle
+    head = ["weights", *next(iter(found.values()))]
+    return head, [[name, *(f"{v:.3f}" for v in row.values())] for name, row in found.items()]
+
+
+def continual(r: Record) -> Figures:
+    tasks = list(next(iter(r["runs"].values())))
+    lines = [
+        [name, *(f"{run[task]['adapter']['accuracy']:.0%}" for task in tasks)]
+        for name, run in r["runs"].items()
+    ]
+    return ["adapter", *(f"{task} task right" for task in tasks)], lines
+
+
+def dora_step(r: Record) -> Figures:
+    lines = [
+        [
+            engine,
+            *(f"{r[f'{engine} {m}']:.3f} s" for m in ("lora", "dora")),
+            f"{r[f'{engine} added']:+.1%}",
+        ]
+        for engine in ("ours", "peft")
+    ]
+    return ["engine", "LoRA's step", "DoRA's", "added"], lines
+
+
+def merge(r: Record) -> Figures:
+    lines = [
+        [
+            row["method"],
+            row["rank"],
+            f"{row['seconds']:.1f}",
+            f"{row['peak_bytes'] / MEBIBYTE:,.0f}",
+        ]
+        for row in r["rows"]
+    ]
+    return ["method", "rank", "seconds", "peak MiB"], lines
+
+
+def planner(r: Record) -> Figures:
+    lines = [
+        [
+            row["shape"], row["method"], "yes" if row["checkpointing"] else "no",
+            f"{row['predicted_bytes'] / MEBIBYTE:,.0f}", f"{row['measured_bytes'] / MEBIBYTE:,.0f}",
+            f"{row['off']:+.1%}",
+        ]
+        for row in r["rows"]
+    ]  # fmt: skip
+    return ["shape", "method", "checkpointed", "predicted MiB", "measured MiB", "off"], lines
+
+
+def watch(r: Record) -> Figures:
+    row = [r["model"], f"{r['step_ms']:,.0f} ms", f"{r['watch_ms']:.1f} ms", f"{r['share']:.2%}"]
+    return ["model", "step", "watch", "share"], [row]
+
+
+def doctor(r: Record) -> Figures:
+    matrix = matrix_of(fully_known(r["runs"]))
+    head = ["faults", "named first", "healthy runs", "accused"]
+    return head, [[told(n) for n in (matrix.faults, matrix.right, matrix.healthy, matrix.accused)]]
+
+
+def merging(r: Record) -> Figures:
+    head = ["skills judged", "styles judged", "seeds"]
+    seeds = sorted({row["seed"] for row in r["skills"]})
+    return head, [[told(len(r["skills"])), told(len(r["styles"])), ", ".join(map(str, seeds))]]
+
+
+_DOCTOR = "python -m bench doctor --seeds {} --output bench/results/{}"
+STUDIES = {
+    "demo/report.json": Study("The demo", "make demo", demo),
+    "demo-compare/result.json": Study("QLoRA against 16-bit LoRA", "make demo-compare", comparison),
+    "bases/perplexity.json": Study(
+        "Base formats: perplexity", "python -m bench bases --only perplexity", perplexity
+    ),
+    "bases/weights.json": Study(
+        "Base formats: squared error over NF4's",
+        "python -m bench bases --only weights",
+        squared_errors,
+    ),
+    "continual/tiny.json": Study(
+        "Two tasks, one after the other",
+        "python -m bench continual --output bench/results/continual/tiny.json",
+        continual,
+    ),
+    "doctor/record.json": Study("Faults on purpose", "make doctor-bench", doctor),
+    "doctor/first/record.json": Study(
+        "Faults on purpose: the seeds reported first",
+        _DOCTOR.format("0 1 2", "doctor/first"),
+        doctor,
+    ),
+    "doctor/development/record.json": Study(
+        "Faults on purpose: the seeds that thresholds were set on",
+        _DOCTOR.format("100 101", "doctor/development"),
+        doctor,
+    ),
+    "merge-7b/record.json": Study(
+        "Merging adapters of a 7B model", "python -m bench merge-7b --record", merge
+    ),
+    "merging/record.json": Study("What merging keeps", "python -m bench merging", merging),
+    "planner/record.json": Study(
+        "`qlora plan` against processes that train", "python -m bench planner --record", planner
+    ),
+    "watch-cost/smollm2.json": Study(
+        "What watching a run costs",
+        "python -m bench watch-cost --output bench/results/watch-cost/smollm2.json",
+        watch,
+    ),
+} | {
+    f"dora-step/{tokens}-tokens.json": Study(
+        f"DoRA's step over LoRA's, {tokens} tokens",
+        "python -m bench dora-step --layers {layers} --tokens {tokens}"
+        " --output bench/results/dora-step/{tokens}-tokens.json",
+        dora_step,
+    )
+    for tokens in (512, 128)
+}
+
+
+def study_of(path: str) -> Study:
+    """Its row; else the file's name as a title, and whatever the record says of itself."""
+    return STUDIES.get(path) or Study(f"`{path}`", "not recorded", plain_figures)

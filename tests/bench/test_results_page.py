@@ -1,0 +1,121 @@
+"""The pages are what the committed records say, and a new record appears by itself."""
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from bench.__main__ import STUDIES, main
+from bench.kernels import command as kernels_command
+from bench.results_page import command
+from bench.results_page.headline import BEGIN, END, headline, replaced
+from bench.results_page.page import commands, page
+from bench.results_page.sources import RESULTS, sources
+from bench.results_page.studies import STUDIES as DESCRIBED
+from house.tree import ROOT
+from qlora.cli import Parser
+
+KERNEL = {
+    "op": "dequantize",
+    "case": {
+        "shape": "llama-8b q/o", "n": 4096, "k": 4096, "m": 0, "dtype": "bf16",
+        "direction": "forward", "rank": 16, "format": "nf4",
+    },
+    "backend": "triton", "against": "bitsandbytes", "median_ms": 2.0, "p20_ms": 1.5, "p80_ms": 2.5,
+    "against_ms": {"median_ms": 3.0, "p20_ms": 3.0, "p80_ms": 3.0}, "ratio": 1.5,
+    "share_of_roof": 0.5, "check": "passed", "against_check": "passed",
+    "not_against": {"peft": "does not load: No module named 'peft'"},
+    "settings": {
+        "command": "python -m bench --op dequantize --backend triton",
+        "roof": {"dtype": "bf16", "matrix_gflop_per_s": 790000.0, "read_gb_per_s": 3000.0},
+    },
+    "commit": "0123456789ab", "date": "2027-01-01", "versions": {"torch": "2.13.0"},
+    "machine": {"cpu": "Some CPU", "cores": 26, "gpu": "NVIDIA H100"},
+}  # fmt: skip
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """What `make gpu` leaves, a study that nobody described, and a rehearsal."""
+    gpu = tmp_path / "nvidia-h100"
+    gpu.mkdir()
+    (gpu / "kernels.jsonl").write_text(json.dumps(KERNEL) + "\n")
+    (gpu / "dequantize.png").write_bytes(b"")
+    (gpu / "report.txt").write_text("build: long\ngoal: adamw8bit: should be 5, was 6\n")
+    (tmp_path / "train-step").mkdir()
+    rows = [{"who": "ours", "tokens_per_second": 1234.5, "losses": [1, 2]}]
+    record = {"command": "python -m bench train-step", "rows": rows}
+    (tmp_path / "train-step/smollm2.json").write_text(json.dumps(record))
+    (tmp_path / "cpu-interpreter").mkdir()
+    (tmp_path / "cpu-interpreter/kernels.jsonl").write_text(json.dumps(KERNEL) + "\n")
+    return tmp_path
+
+
+def test_the_pages_are_in_step_with_the_records(capsys: pytest.CaptureFixture[str]):
+    assert main(["results", "--check"]) == 0, capsys.readouterr().out
+
+
+def test_every_record_names_a_command_that_exists():
+    targets = (ROOT / "Makefile").read_text()
+    for source in sources(RESULTS):
+        for told in commands(source):
+            program, *words = shlex.split(told)
+            if program == "make":
+                assert f"\n{words[0]}:" in targets
+            else:
+                assert words[:2] == ["-m", "bench"], f"{source.path}: {told}"
+                assert words[2] in STUDIES or words[2].startswith("--")
+
+
+def test_a_kernels_command_is_taken_as_it_is_told():
+    for source in sources(RESULTS):
+        for told in commands(source) if source.is_of_kernels else []:
+            parser = Parser("bench", "", "")
+            kernels_command.add_arguments(parser)
+            assert list(kernels_command._cases(parser.parse_strictly(shlex.split(told)[3:])))
+
+
+def test_every_described_record_is_there():
+    assert {path for path in DESCRIBED if not (RESULTS / path).exists()} == set()
+
+
+def test_a_new_record_appears_by_itself(results: Path):
+    text = page(sources(results), results)
+    assert "## NVIDIA H100, Some CPU, 26 cores" in text
+    assert "| llama-8b q/o, bf16, nf4 | 2 (1.5-2.5) | 50% | 1.50x (3 ms) |" in text
+    assert "- not against peft: does not load" in text
+    assert "![dequantize](nvidia-h100/dequantize.png)" in text
+    assert "- goal: adamw8bit: should be 5, was 6" in text and "build: long" not in text
+    assert "`python -m bench train-step`" in text
+    assert "| who | tokens_per_second |\n| --- | ---: |\n| ours | 1234 |" in text
+    assert "cpu-interpreter" not in text
+
+
+def test_a_peer_that_errs_is_marked_and_never_in_the_headline(results: Path):
+    wrong = {**KERNEL, "against_check": "y: error 1, bound 0.1"}
+    (results / "nvidia-h100/kernels.jsonl").write_text(json.dumps(wrong) + "\n")
+    found = sources(results)
+    assert "1.50x (3 ms)*" in page(found, results)
+    assert "- \\* bitsandbytes: y: error 1, bound 0.1" in page(found, results)
+    assert "dequantize" not in headline(found)
+
+
+def test_the_headline_stands_between_its_marks(results: Path):
+    table = headline(sources(results))
+    assert "| `dequantize`, nf4, triton | times as fast as bitsandbytes 1.50 |" in table
+    assert replaced(f"a\n{BEGIN}\nold\n{END}\nb\n", table) == f"a\n{table}\nb\n"
+    with pytest.raises(ValueError, match="README should have the lines"):
+        replaced("no marks", table)
+
+
+def test_what_lags_behind_is_named(
+    results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    readme = results / "README.txt"
+    readme.write_text(f"{BEGIN}\n{END}\n")
+    monkeypatch.setattr(command, "RESULTS", results)
+    monkeypatch.setattr(command, "README", readme)
+    assert main(["results", "--check"]) == 1
+    assert capsys.readouterr().out.count("run python -m bench results --write") == 2
+    assert main(["results", "--write"]) == 0 and main(["results", "--check"]) == 0
