@@ -24,6 +24,7 @@ STUDIES: dict[str, str] = {
     "merging": "bench.merging.command",
     "planner": "bench.planner.command",
     "results": "bench.results_page",
+    "train-step": "bench.train_step.command",
     "watch-cost": "bench.watch_cost",
 }
 
