@@ -66,12 +66,14 @@ class BuildExtension(build_ext):
 def compile_cuda(source: str, target: str) -> None:
     """One source for all architectures, and the last one's PTX for GPUs of later ones.
 
-    Not the first one's: from sm_90 on shared memory starts elsewhere (csrc/cuda/shared.h).
+    Not the first one's: from sm_90 on shared memory starts elsewhere (csrc/cuda/shared.h). A single
+    architecture is that of the machine at hand, which needs no PTX.
     """
     names = CUDA_ARCHITECTURES.split(",")
     codes = [f"-gencode=arch=compute_{name},code=sm_{name}" for name in names]
-    last = names[-1].rstrip("a")  # what only one architecture has, its PTX cannot hand on
-    codes += [f"-gencode=arch=compute_{last},code=compute_{last}"]
+    if len(names) > 1:
+        last = names[-1].rstrip("a")  # what only one architecture has, its PTX cannot hand on
+        codes += [f"-gencode=arch=compute_{last},code=compute_{last}"]
     includes = [f"-I{pybind11.get_include()}", f"-I{sysconfig.get_path('include')}"]
     flags = ["--options-file", str(NVCC_OPTIONS), "-Xcompiler=-fPIC,-fvisibility=hidden"]
     nvcc(*flags, *codes, *includes, "-c", source, "-o", target)

@@ -12,6 +12,7 @@ import torch
 from bench.gpu.place import ROOT, Place
 
 ARCHITECTURE = "QLORA_CUDA_ARCH"
+SECONDS = 100.0
 WHEELS = "wheels"  # in the root, ignored by git: packages for a machine without network
 
 
@@ -29,7 +30,7 @@ def carried_packages(place: Place) -> Path | None:
 
 
 def build(place: Place) -> Iterator[str]:
-    """One line for each native module."""
+    """One line for each native module; both at once where both are to be built."""
     yield f"_cuda: {_cuda(place)}"
     yield f"_cpu: {_cpu(place)}"
 
@@ -58,6 +59,8 @@ def _extensions(place: Place, architecture: str) -> str:
     if missing:
         return f"not built, {' and '.join(missing)} not installed"
     there = replace(place, variables={**place.variables, ARCHITECTURE: architecture})
-    code, output = there.python("setup.py", "-q", "build_ext", "--inplace", seconds=240)
+    command = ("setup.py", "-q", "build_ext", "--inplace", "--parallel", "2")
+    code, output = there.python(*command, seconds=SECONDS)
+    place.log(output)
     last = (output.strip().splitlines() or ["no output"])[-1]
     return "built" if code == 0 else f"not built: {last}"

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -44,7 +45,7 @@ class Place:
         left = max(1.0, self.seconds_left)
         limit = left if seconds is None else min(seconds, left)
         try:
-            done = subprocess.run(
+            process = subprocess.Popen(
                 command,
                 cwd=ROOT,
                 env={**os.environ, **self.variables},
@@ -52,15 +53,17 @@ class Place:
                 stderr=subprocess.STDOUT,
                 text=True,
                 errors="replace",
-                timeout=limit,
+                process_group=0,  # so that what it started ends with it
             )
         except FileNotFoundError:
             return 127, f"{command[0]} is not installed\n"
-        except subprocess.TimeoutExpired as error:
-            output = error.stdout or b""
-            text = output if isinstance(output, str) else output.decode(errors="replace")
-            return 124, f"{text}\nstopped after {limit:.0f} s\n"
-        return done.returncode, done.stdout
+        try:
+            output, _ = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            output, _ = process.communicate()
+            return 124, f"{output}\nstopped after {limit:.0f} s\n"
+        return process.returncode, output
 
 
 def variables(rehearses: bool, packages: Path | None) -> dict[str, str]:

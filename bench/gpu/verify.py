@@ -1,86 +1,89 @@
 """The GPU test list and the sanitizers; what is red stands first."""
 
+import importlib.util
+import os
 import sys
-import xml.etree.ElementTree as Xml
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
+from bench.gpu.outcomes import BACKEND, FAILED, FILE, PASSED, Outcome, named, read
 from bench.gpu.place import Place
 
 TESTS = "tests/gpu"
 # backend -> the longest its tests may take; each runs in a process of its own.
-BACKENDS = {"triton": 240.0, "cuda": 150.0}
+BACKENDS = {"triton": 240.0, "cuda": 120.0}
 SANITIZERS = {"triton": ("memcheck", "racecheck"), "cuda": ("memcheck", "racecheck", "initcheck")}
-PYTEST = ("-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", "-p", "no:xdist")
+PYTEST = ("-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider")
 # Another machine's pytest and torch may be older, and warn of what is none of ours.
 LENIENT = ("-o", "minversion=7.0", "-o", "filterwarnings=default")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One test as pytest reported it."""
-
-    op: str
-    name: str
-    status: str  # passed, failed, skipped
-    message: str = ""
-
-
-def named(op: str, backend: str) -> str:
-    """An op of a backend, for people: Triton's is the plain one."""
-    return op if backend == "triton" else f"{op} ({backend})"
+OUTCOMES = "tests.jsonl"
+MOST_WORKERS = 8  # processes on one GPU: what takes long is Triton's compiling, on the host
 
 
 def testing(place: Place, backend: str) -> Place:
     """The same place, where the GPU tests are a backend's."""
-    return replace(place, variables={**place.variables, "QLORA_GPU_TESTS": backend})
+    told = {BACKEND: backend, FILE: str(place.output / OUTCOMES)}
+    return replace(place, variables={**place.variables, **told})
 
 
-def run_tests(place: Place, backend: str) -> list[Outcome]:
-    """Every op, dtype and case against float64."""
-    report = place.output / "tests.xml"
-    command = [*PYTEST, *LENIENT, TESTS, f"--junitxml={report}"]
+def run_tests(place: Place, backend: str) -> Iterator[Outcome]:
+    """Every op, dtype and case against float64; also what is known of a run that was cut off."""
+    file = place.output / OUTCOMES
+    before = len(list(read(file)))
+    command = [*PYTEST, *LENIENT, "-p", "bench.gpu.outcomes", *_workers(place), TESTS]
     code, output = testing(place, backend).python(*command, seconds=BACKENDS[backend])
     place.log(output)
-    if not report.exists():
+    found = list(read(file))[before:]
+    yield from found
+    if code not in (0, 1) or (code == 1 and not any(o.status == FAILED for o in found)):
         last = (output.strip().splitlines() or ["no output"])[-1]
-        return [Outcome("all", f"pytest ended with {code}", "failed", last)]
-    tests = list(read_report(report, backend))
-    report.unlink()
-    return tests
+        name = f"pytest ended with {code} after {len(found)} tests"
+        yield Outcome(named("all", backend), name, FAILED, last)
 
 
-def read_report(report: Path, backend: str) -> Iterator[Outcome]:
-    for case in Xml.parse(report).iter("testcase"):
-        words = case.get("classname", "").split(".")
-        op = named(words[-1].removeprefix("test_"), backend)
-        for status, tag in (("failed", "failure"), ("failed", "error"), ("skipped", "skipped")):
-            if (found := case.find(tag)) is not None:
-                message = (found.get("message") or "").strip().splitlines() or [""]
-                yield Outcome(op, case.get("name", ""), status, message[0])
-                break
-        else:
-            yield Outcome(op, case.get("name", ""), "passed")
+def _workers(place: Place) -> tuple[str, ...]:
+    """As many processes as compile side by side, where pytest-xdist is there."""
+    count = min(MOST_WORKERS, (os.cpu_count() or 1) // 2)
+    if place.rehearses or count < 2 or importlib.util.find_spec("xdist") is None:
+        return ()
+    return ("-n", str(count))
 
 
 def green_ops(tests: list[Outcome]) -> set[str]:
     """Ops with a test that passed and none that failed."""
-    red = {test.op for test in tests if test.status == "failed"}
-    return {test.op for test in tests if test.status == "passed"} - red
+    red = {test.op for test in tests if test.status == FAILED}
+    return {test.op for test in tests if test.status == PASSED} - red
 
 
-def sanitize(place: Place, seconds: float) -> Iterator[str]:
-    """compute-sanitizer over the short list, one line for each tool."""
+def earlier_tests(output: Path) -> list[Outcome]:
+    """Those of an earlier call with the same folder."""
+    return list(read(output / OUTCOMES))
+
+
+def sanitize(place: Place, seconds: float, reserve: float) -> Iterator[str]:
+    """compute-sanitizer over the short list, one line for each tool; `reserve` seconds are left."""
     for backend, tool in [(b, tool) for b, tools in SANITIZERS.items() for tool in tools]:
         name = named(tool, backend)
         if place.rehearses:
             yield f"{name}: not run, there is no GPU to check"
             continue
+        if place.seconds_left < seconds + reserve:
+            yield f"{name}: not run, the rest of the time is for what comes after"
+            continue
         command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", sys.executable]
-        code, output = testing(place, backend).call(
-            [*command, *PYTEST, *LENIENT, TESTS, "-m", "sanitizer"], seconds=seconds
+        there = replace(place, variables={**place.variables, BACKEND: backend})
+        code, output = there.call(
+            [*command, *PYTEST, "-p", "no:xdist", *LENIENT, TESTS, "-m", "sanitizer"],
+            seconds=seconds,
         )
         place.log(output)
         last = (output.strip().splitlines() or ["no output"])[-1]
-        yield f"{name}: {'clean' if code == 0 else f'red ({last})'}"
+        yield f"{name}: {_verdict(code, last)}"
+
+
+def _verdict(code: int, last: str) -> str:
+    """Only a finding is red: what is missing or out of time found nothing."""
+    if code == 0:
+        return "clean"
+    return f"not finished ({last})" if code in (124, 127) else f"red ({last})"

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 
@@ -9,21 +10,16 @@ import pytest
 
 from bench.gpu import command, measurements, verify
 from bench.gpu.build import build
-from bench.gpu.goals import goals_told
+from bench.gpu.goals import GOALS, goals_told
 from bench.gpu.measurements import MEASUREMENTS, measure, num_records
-from bench.gpu.place import REHEARSAL, Place, slug, variables
-from bench.gpu.verify import Outcome, green_ops, read_report, run_tests
+from bench.gpu.outcomes import Outcome
+from bench.gpu.picture import picture
+from bench.gpu.place import GPU, REHEARSAL, Place, slug, variables
+from bench.gpu.verify import green_ops, run_tests
 from bench.kernels import command as kernels
 from bench.kernels.ops import OPS
+from qlora_kernels.errors import InputError
 
-REPORT = """<testsuites><testsuite>
-<testcase classname="tests.gpu.test_quantize" name="test_bits[nf4]"/>
-<testcase classname="tests.gpu.test_quantize" name="test_bits[fp4]">
-  <failure message="AssertionError: codes&#10;more">trace</failure></testcase>
-<testcase classname="tests.gpu.test_dequantize" name="test_bits"/>
-<testcase classname="tests.gpu.test_qlora_linear" name="test_it">
-  <skipped message="qlora_linear has no Triton kernel"/></testcase>
-</testsuite></testsuites>"""
 TESTS = [
     Outcome("quantize", "test_bits[nf4]", "passed"),
     Outcome("quantize", "test_bits[fp4]", "failed", "AssertionError: codes"),
@@ -37,11 +33,28 @@ def place(tmp_path: Path) -> Place:
     return Place(tmp_path, REHEARSAL, monotonic() + 100)
 
 
-def test_the_report_is_read(tmp_path: Path):
-    (tmp_path / "tests.xml").write_text(REPORT)
-    assert list(read_report(tmp_path / "tests.xml", "triton")) == TESTS
-    ops = {test.op for test in read_report(tmp_path / "tests.xml", "cuda")}
-    assert ops == {"quantize (cuda)", "dequantize (cuda)", "qlora_linear (cuda)"}
+def test_outcomes_are_read_as_they_come(place: Place, monkeypatch: pytest.MonkeyPatch):
+    """Red, skipped and green by a real pytest; a run that dies keeps what it had, and is red."""
+    tests = place.output / "test_quantize.py"
+    tests.write_text(
+        "import os, pytest\n"
+        "def test_green(): pass\n"
+        "def test_skipped(): pytest.skip('no kernel')\n"
+        "def test_red(): assert 1 == 2\n"
+        "def test_dies(): os._exit(7)\n"
+    )
+    monkeypatch.setattr(verify, "TESTS", str(tests))
+    monkeypatch.setattr(verify, "LENIENT", ("--rootdir", str(place.output), "-c", "/dev/null"))
+    there = replace(place, variables=variables(True, None))
+    found = list(run_tests(there, "cuda"))
+    assert [(o.op, o.name, o.status) for o in found] == [
+        ("quantize (cuda)", "test_green", "passed"),
+        ("quantize (cuda)", "test_skipped", "skipped"),
+        ("quantize (cuda)", "test_red", "failed"),
+        ("all (cuda)", "pytest ended with 7 after 3 tests", "failed"),
+    ]
+    assert found[1].message == "no kernel" and "assert 1 == 2" in found[2].message
+    assert verify.earlier_tests(place.output) == found[:3]
 
 
 def test_red_stands_first():
@@ -59,7 +72,17 @@ def test_green_is_what_passed_and_never_failed():
 def test_tests_that_never_ran_are_red(place: Place, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(verify, "PYTEST", ("-c", "print('boom'); raise SystemExit(3)"))
     (test,) = run_tests(place, "triton")
-    assert (test.status, test.name, test.message) == ("failed", "pytest ended with 3", "boom")
+    name = "pytest ended with 3 after 0 tests"
+    assert (test.status, test.name, test.message) == ("failed", name, "boom")
+
+
+def test_stages_are_checked_and_sanitizers_leave_time(tmp_path: Path):
+    assert command._stages("tests,bench") == ("tests", "bench")
+    with pytest.raises(InputError, match=r"was 'banch'.*bench"):
+        command._stages("banch")
+    late = Place(tmp_path, GPU, monotonic() + 100)
+    lines = list(verify.sanitize(late, 45, 150))
+    assert len(lines) == 5 and all("not run" in line for line in lines)
 
 
 def test_only_green_is_timed_and_records_are_kept(place: Place, monkeypatch: pytest.MonkeyPatch):
@@ -74,9 +97,11 @@ def test_only_green_is_timed_and_records_are_kept(place: Place, monkeypatch: pyt
     lines = list(measure(place, {"dequantize", "quantize"}, {"dequantize"}))
     assert ran == ["dequantize"]
     assert "quantize: not timed, bench has no such op" in lines
-    assert "qlora_linear: not timed, bench has no such op" in lines
+    assert "dequantize (cuda): not timed, it is not green" in lines
     assert "stopped\ndequantize: ended with 124" in lines
     assert num_records(place.output / "kernels.jsonl") == 1
+    list(measure(place, None, {"dequantize"}))  # no test ran: each check decides
+    assert ran == ["dequantize"] * 3
 
 
 def test_no_measurement_starts_when_time_is_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -146,20 +171,67 @@ def test_the_library_needs_no_native_module():
     assert place.call([sys.executable, "-c", program]) == (0, "")
 
 
+def record(op: str, **fields: object) -> dict[str, object]:
+    times = {"median_ms": 1.0, "p20_ms": 1.0, "p80_ms": 1.0}
+    case = {"shape": "llama-8b q/o", "m": 4096, "direction": "forward", "format": "nf4"}
+    plain = {"op": op, "backend": "triton", "against": None, "ratio": None, "against_ms": None}
+    made = {**plain, **times, "case": case, "roof_ms": 0.5, "share_of_roof": 0.5, **fields}
+    return made | {"case": {**case, **made["case"]}}
+
+
 def test_goals_are_told_and_never_asserted(tmp_path: Path):
     whole = tmp_path / "kernels.jsonl"
     assert all("was not timed" in line for line in goals_told(whole))
     case = {"format": "8bit"}
     records = [
-        {"op": "adamw8bit", "case": case, "against": None, "ratio": None, "share_of_roof": 0.5},
-        {"op": "adamw8bit", "case": case, "against": "torch", "ratio": 1.0, "share_of_roof": 0.7},
-        {
-            "op": "adamw8bit", "case": case, "against": "bitsandbytes", "ratio": 9.0,
-            "share_of_roof": 0.7,
-        },
-    ]  # fmt: skip
+        record("adamw8bit", case=case, share_of_roof=0.5),
+        record("adamw8bit", case=case, against="torch", ratio=1.0, share_of_roof=0.7),
+        record("adamw8bit", case=case, against="bitsandbytes", ratio=9.0, share_of_roof=0.7),
+        record("adamw8bit", case=case, share_of_roof=0.65, backend="cuda"),
+    ]
     whole.write_text("".join(json.dumps(record) + "\n" for record in records))
-    bandwidth, bitsandbytes, paged = goals_told(whole)
-    assert bandwidth.endswith("at least 0.6, was 0.50: missed")
-    assert bitsandbytes.endswith("at least 5, was 9.00")
+    bandwidth, bitsandbytes, paged = list(goals_told(whole))[-3:]
+    assert bandwidth.endswith("at least 0.6, was 0.50 (triton), 0.65 (cuda)")
+    assert bitsandbytes.endswith("at least 5, was 9.00 (triton)")
     assert paged.endswith("was not timed")
+
+
+def test_a_block_adds_the_times_of_its_layers(tmp_path: Path):
+    """Two layers of 1 ms and one of 4: 0.9 and 0.5 of a peer's time are 2.2 / 6 together."""
+    whole = tmp_path / "kernels.jsonl"
+
+    def against(shape: str, ours: float, theirs: float, m: int = 4096) -> dict[str, object]:
+        case = {"shape": shape, "m": m}
+        fields = {"against": "torch", "ratio": theirs / ours, "against_ms": {"median_ms": theirs}}
+        return record("qlora_linear", case=case, median_ms=ours, **fields)
+
+    records = [against("llama-8b q/o", 1.0, 0.1), against("llama-8b down", 4.0, 2.0)]
+    whole.write_text("".join(json.dumps(each) + "\n" for each in records))
+    (line,) = (line for line in goals_told(whole) if "a block, times bf16 cuBLAS" in line)
+    assert line.endswith("should be at least 0.87, was 0.37 (triton): missed")
+
+
+def test_every_goal_has_a_measurement_that_produces_it():
+    """A record of the op, the peer, the rows and the direction that a goal asks for is made."""
+    parser = kernels_parser()
+    for goal in GOALS:
+        meant = []
+        for each in MEASUREMENTS:
+            words = ["--op", each.op, *each.options, "--against", each.against]
+            arguments = parser.parse_args(words)
+            peers = arguments.against.split(",")
+            for case in kernels._cases(arguments):
+                fits = goal.op == case.op and goal.against in (None, *peers)
+                fits &= goal.m is None or case.m in goal.m
+                fits &= goal.direction in (None, case.direction)
+                meant.append(fits and goal.format in (None, case.format))
+        assert any(meant), goal.name
+
+
+def test_records_make_a_picture(tmp_path: Path):
+    whole = tmp_path / "kernels.jsonl"
+    rival = record("qlora_linear", against="torch", ratio=1.0, against_ms={"median_ms": 2.0})
+    lines = [rival, record("dequantize"), record("dequantize", backend="cuda")]
+    whole.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert picture(whole, tmp_path / "kernels.png") == "3 records in kernels.png"
+    assert (tmp_path / "kernels.png").stat().st_size > 1000

@@ -5,6 +5,7 @@ from typing import Any
 
 OPS = (
     "qlora_linear",
+    "dora_linear",
     "quantize",
     "dequantize",
     "linear_cross_entropy",
