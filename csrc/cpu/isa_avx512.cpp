@@ -13,13 +13,24 @@ bool has_avx512() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
+
+#ifdef QLORA_EMULATION  // tests/native/emulation stands for the instructions
+constexpr bool IS_EMULATED = true;
+#else
+constexpr bool IS_EMULATED = false;
+#endif
+
+bool has_bf16() {
+  static const bool found = IS_EMULATED || __builtin_cpu_supports("avx512bf16");
+  return found;
+}
 }  // namespace
 }  // namespace qlora::cpu
 
 // g++ 12 warns of the undefined lanes that its own header passes where none are kept.
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC push_options
-#ifndef QLORA_EMULATION  // tests/native/emulation stands for the instructions
+#ifndef QLORA_EMULATION
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,fma,f16c")
 #endif
 
@@ -27,6 +38,18 @@ namespace qlora::cpu {
 namespace avx512 {
 
 #include "simd_avx512.inl"
+
+// Called only where has_bf16, so never inlined into what runs elsewhere.
+inline bool multiplies_pairs() {
+  return has_bf16();
+}
+#pragma GCC push_options
+#ifndef QLORA_EMULATION
+#pragma GCC target("avx512bf16")
+#endif
+#include "pairs_avx512.inl"
+#pragma GCC pop_options
+
 #include "bodies.inl"
 
 }  // namespace avx512

@@ -207,7 +207,9 @@ struct LossScratch {
   }
   HeadSegment segment(const CrossEntropyTask& task, int64_t first) const {
     const int64_t size = std::min(SEGMENT, task.head.rows - first), k = task.head.columns;
-    return {first, rows, {tiles, size, k}, {transposed, k, size}};
+    const bool paired = multiplies_pairs() && task.head.type == ElementType::bfloat16 &&
+                        task.hidden.type == ElementType::bfloat16;
+    return {first, rows, {tiles, size, k, paired}, {transposed, k, size, paired}};
   }
 };
 

@@ -26,13 +26,18 @@ template <int HEIGHT>
   }
 }
 
-template <int HEIGHT = TILE_ROWS>
-inline void multiply_tile(int64_t height, const float* left, const float* panel, int64_t depth,
-                          float* sums) {
+// The tile of a height that the compiler does not know, or the one of pairs.
+template <bool PAIRED, int HEIGHT = TILE_ROWS>
+inline void multiply(int64_t height, const float* left, const float* panel, int64_t depth,
+                     float* sums) {
   if constexpr (HEIGHT > 1) {
-    if (height < HEIGHT) return multiply_tile<HEIGHT - 1>(height, left, panel, depth, sums);
+    if (height < HEIGHT) return multiply<PAIRED, HEIGHT - 1>(height, left, panel, depth, sums);
   }
-  multiply_tile<HEIGHT>(left, panel, depth, sums);
+  if constexpr (PAIRED) {
+    multiply_paired_tile<HEIGHT>(left, panel, depth, sums);
+  } else {
+    multiply_tile<HEIGHT>(left, panel, depth, sums);
+  }
 }
 
 // What one thread sums a strip in, and the right panel that it meets.
@@ -60,10 +65,16 @@ inline void add_product(const Strip& strip, const LeftTiles& left, Range rows, c
   for (int64_t first = 0; first < left.depth; first += step) {
     const int64_t depth = std::min(step, left.depth - first);
     right.pack(first, depth, column, strip.panel);
+    if (left.paired) pair_rows(strip.panel, depth);
     float* sums = strip.sums;
     for (int64_t row = rows.first; row < rows.last; row += TILE_ROWS) {
       const int64_t tile = row / TILE_ROWS, height = left.height(tile);
-      multiply_tile(height, left.tile(tile) + first * height, strip.panel, depth, sums);
+      const float* cells = left.tile(tile) + left.cells(first) * height;
+      if (left.paired) {
+        multiply<true>(height, cells, strip.panel, left.cells(depth), sums);
+      } else {
+        multiply<false>(height, cells, strip.panel, depth, sums);
+      }
       sums += height * TILE_COLUMNS;
     }
   }

@@ -17,14 +17,17 @@ inline int64_t panel_depth(int64_t depth) {
   return ((depth + num_panels - 1) / num_panels + 7) / 8 * 8;
 }
 
-// The last tile has the rows that are left; tiles are packed without gaps.
+// The last tile has the rows that are left; tiles are packed without gaps. Where they are paired, a
+// cell tile[d][row] is two bf16 values, of depths 2 d and 2 d + 1; then the right panel is, too.
 struct LeftTiles {
   float* data;
   int64_t rows, depth;
+  bool paired = false;
 
   static int64_t size(int64_t rows, int64_t depth) { return rows * depth; }
   int64_t height(int64_t tile) const { return std::min(TILE_ROWS, rows - tile * TILE_ROWS); }
   float* tile(int64_t index) const { return data + index * TILE_ROWS * depth; }
+  int64_t cells(int64_t depths) const { return paired ? (depths + 1) / 2 : depths; }
 };
 
 // Rows [first_row, ...) of a matrix, with dropout where asked for: element index = flat index; and
@@ -72,6 +75,21 @@ inline void pack_tile(int64_t height, const float* source, int64_t row_stride, i
   }
 }
 
+// The bits of two bf16 values, the first in the low half.
+inline float pair_of(float first, float second) {
+  const uint32_t low = from_float<BFloat16>(first).bits, high = from_float<BFloat16>(second).bits;
+  return float_of(high << 16 | low);
+}
+
+// The same for every two of at most DEPTH values, in place.
+inline void pair_row(float* row, int64_t depth) {
+  BFloat16 rounded[DEPTH];
+  if (depth % 2 != 0) row[depth] = 0.0f;
+  const int64_t even = (depth + 1) / 2 * 2;
+  convert(rounded, row, even);
+  std::memcpy(row, rounded, static_cast<size_t>(even) * sizeof *rounded);
+}
+
 // Packs the tiles of rows `range` (relative to source.first_row), a multiple of TILE_ROWS on.
 inline void pack_left(const DenseRows& source, Range range, const LeftTiles& left) {
   alignas(64) float rows[TILE_ROWS][DEPTH];
@@ -80,17 +98,39 @@ inline void pack_left(const DenseRows& source, Range range, const LeftTiles& lef
     float* tile = left.tile(row / TILE_ROWS);
     for (int64_t first = 0; first < left.depth; first += DEPTH) {
       const int64_t depth = std::min(DEPTH, left.depth - first);
-      for (int64_t i = 0; i < height; ++i) source.read(row + i, first, depth, rows[i]);
-      pack_tile(height, rows[0], DEPTH, 1, {0, depth}, tile + first * height);
+      for (int64_t i = 0; i < height; ++i) {
+        source.read(row + i, first, depth, rows[i]);
+        if (left.paired) pair_row(rows[i], depth);
+      }
+      pack_tile(height, rows[0], DEPTH, 1, {0, left.cells(depth)},
+                tile + left.cells(first) * height);
     }
   }
 }
 
-// Packs the transpose of a row-major fp32 matrix [left.depth, left.rows]: its rows `range`.
+// tile[d][i] = the pair of source[2 d][i] and source[2 d + 1][i], or 0 beyond the last row.
+inline void pack_paired_tile(const float* source, int64_t height, Range depths,
+                             const LeftTiles& left, float* tile) {
+  for (int64_t d = depths.first; d < depths.last; d += 2) {
+    const float* row = source + d * left.rows;
+    for (int64_t i = 0; i < height; ++i) {
+      const float second = d + 1 < depths.last ? row[left.rows + i] : 0.0f;
+      tile[d / 2 * height + i] = pair_of(row[i], second);
+    }
+  }
+}
+
+// Packs the transpose of a row-major fp32 matrix [left.depth, left.rows]: its rows `range`, from an
+// even one on.
 inline void pack_left_transposed(const float* source, Range range, const LeftTiles& left) {
   for (int64_t row = 0; row < left.rows; row += TILE_ROWS) {
     const int64_t height = left.height(row / TILE_ROWS);
-    pack_tile(height, source + row, 1, left.rows, range, left.tile(row / TILE_ROWS));
+    float* tile = left.tile(row / TILE_ROWS);
+    if (left.paired) {
+      pack_paired_tile(source + row, height, range, left, tile);
+    } else {
+      pack_tile(height, source + row, 1, left.rows, range, tile);
+    }
   }
 }
 

@@ -10,25 +10,32 @@ inline int64_t rows_per_block(int64_t m, int64_t depth) {
   return std::min<int64_t>(m, depth <= 2048 ? 768 : 384);
 }
 
-// A row block, the rows of it that one thread packs and projects, and where it sums its strips.
+// A row block, the rows of it that one thread packs and projects, where it sums its strips, and
+// whether it multiplies pairs.
 struct RowBlock {
   int64_t first_row, num_rows;
   Range own_rows;
   Strip strip;
+  bool paired;
 
   DenseRows of(const MatrixView& matrix, const Dropout* dropout = nullptr) const {
     return {matrix, first_row, dropout};
   }
   Range all_rows() const { return {0, num_rows}; }
+  LeftTiles tiles(float* data, int64_t depth) const { return {data, num_rows, depth, paired}; }
+  LeftTiles transposed(float* data, int64_t rows) const { return {data, rows, num_rows, paired}; }
 };
 
-// Calls body(block) for each block of rows_each of the m rows, as one thread of a team sees it.
+// Calls body(block) for each block of rows_each of the rows of x or dy, as one thread of a team
+// sees it. Products of bf16 are paired where that is an instruction; as in plain torch, all factors
+// are bf16 then, and the sums fp32.
 template <class Body>
-inline void for_row_blocks(int64_t m, int64_t rows_each, const Strip& strip, const Team& team,
-                           const Body& body) {
-  for (int64_t first = 0; first < m; first += rows_each) {
-    const int64_t num_rows = std::min(rows_each, m - first);
-    body(RowBlock{first, num_rows, team.share_of(num_rows, TILE_ROWS), strip});
+inline void for_row_blocks(const MatrixView& matrix, int64_t rows_each, const Strip& strip,
+                           const Team& team, const Body& body) {
+  const bool paired = matrix.type == ElementType::bfloat16 && multiplies_pairs();
+  for (int64_t first = 0; first < matrix.rows; first += rows_each) {
+    const int64_t num_rows = std::min(rows_each, matrix.rows - first);
+    body(RowBlock{first, num_rows, team.share_of(num_rows, TILE_ROWS), strip, paired});
   }
 }
 
@@ -92,7 +99,7 @@ inline void forward_rows(const ForwardTask& task, const RowBlock& block,
                          const ForwardScratch& scratch) {
   const int64_t k = task.x.columns;
   const DenseRows source = block.of(task.x);
-  pack_left(source, block.own_rows, {scratch.x, block.num_rows, k});
+  pack_left(source, block.own_rows, block.tiles(scratch.x, k));
   if (takes_few_rows(k, block.num_rows)) {
     for (int64_t row = block.own_rows.first; row < block.own_rows.last; ++row) {
       source.read(row, 0, k, scratch.x_rows + row * k);
@@ -102,9 +109,9 @@ inline void forward_rows(const ForwardTask& task, const RowBlock& block,
     const AdapterView& adapter = task.layers[i].adapter;
     if (adapter.rank == 0) continue;
     float* tiles = input_dropout(adapter) != nullptr ? scratch.dropped : scratch.x;
-    compute_h(block, adapter, task.x, {tiles, block.num_rows, k}, scratch.h);
+    compute_h(block, adapter, task.x, block.tiles(tiles, k), scratch.h);
     pack_left(as_rows(scratch.h, block.num_rows, adapter.rank), block.own_rows,
-              {scratch.h_tiles[i], block.num_rows, adapter.rank});
+              block.tiles(scratch.h_tiles[i], adapter.rank));
   }
 }
 
@@ -130,7 +137,7 @@ inline void forward_columns(const ForwardLayer& layer, const RowBlock& block, co
                             const float* x_rows, float* h_tiles, Range columns) {
   static const float zero[TILE_COLUMNS] = {};
   const Strip& strip = block.strip;
-  const LeftTiles h{h_tiles, block.num_rows, layer.adapter.rank};
+  const LeftTiles h = block.tiles(h_tiles, layer.adapter.rank);
   const TransposedWeightPanels weight{layer.weight};
   const TransposedDensePanels b{{layer.adapter.b}};
   const bool is_scaled = layer.output_scale.data != nullptr;
@@ -178,13 +185,13 @@ inline void forward(const ForwardTask& task, int num_threads) {
   float* strips = workspace.take(threads * strip_size);
   parallel(threads, [&](const Team& team) {
     const Strip strip(strips + team.thread * strip_size);
-    for_row_blocks(m, block_rows, strip, team, [&](const RowBlock& block) {
+    for_row_blocks(task.x, block_rows, strip, team, [&](const RowBlock& block) {
       forward_rows(task, block, scratch);
       team.wait();
       for (size_t i = 0; i < task.layers.size(); ++i) {
         const ForwardLayer& layer = task.layers[i];
-        forward_columns(layer, block, {scratch.x, block.num_rows, k}, scratch.x_rows,
-                        scratch.h_tiles[i], team.share_of(layer.weight.n, TILE_COLUMNS));
+        forward_columns(layer, block, block.tiles(scratch.x, k), scratch.x_rows, scratch.h_tiles[i],
+                        team.share_of(layer.weight.n, TILE_COLUMNS));
       }
       team.wait();
     });

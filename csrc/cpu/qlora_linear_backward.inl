@@ -44,19 +44,19 @@ inline void backward_rows(const BackwardLayer& layer, const BackwardTask& task,
   const Range rows = block.own_rows;
   const int64_t num_rows = block.num_rows, rank = adapter.rank;
   const bool reads_dy = is_needed(task.dx) || is_needed(layer.da);
-  const LeftTiles dy{own.dy, num_rows, layer.weight.n};
+  const LeftTiles dy = block.tiles(own.dy, layer.weight.n);
   if (reads_dy) {
     pack_left({layer.dy, block.first_row, nullptr, layer.output_scale}, rows, dy);
   }
   if (reads_dy && rank > 0) {
     project_to_rank(block, adapter, dy, DensePanels{{adapter.b}}, shared.projected);
-    pack_left(as_rows(shared.projected, num_rows, rank), rows, {own.dh_tiles, num_rows, rank});
-    pack_left_transposed(shared.projected, rows, {own.dh_transposed, rank, num_rows});
+    pack_left(as_rows(shared.projected, num_rows, rank), rows, block.tiles(own.dh_tiles, rank));
+    pack_left_transposed(shared.projected, rows, block.transposed(own.dh_transposed, rank));
   }
   if (is_needed(layer.db)) {
     float* x = input_dropout(adapter) != nullptr ? shared.dropped : shared.x;
-    compute_h(block, adapter, task.x, {x, num_rows, layer.weight.k}, shared.projected);
-    pack_left_transposed(shared.projected, rows, {own.h_transposed, rank, num_rows});
+    compute_h(block, adapter, task.x, block.tiles(x, layer.weight.k), shared.projected);
+    pack_left_transposed(shared.projected, rows, block.transposed(own.h_transposed, rank));
   }
 }
 
@@ -83,7 +83,7 @@ inline void backward_dx(const BackwardTask& task, const RowBlock& block,
       const WeightView& weight = task.layers[i].weight;
       const AdapterView& adapter = task.layers[i].adapter;
       const LayerScratch& own = scratch.layers[i];
-      const LeftTiles dh_tiles{own.dh_tiles, block.num_rows, adapter.rank};
+      const LeftTiles dh_tiles = block.tiles(own.dh_tiles, adapter.rank);
       const DensePanels a{{adapter.a}};
       if (const Dropout* dropout = input_dropout(adapter)) {
         begin_strip(partial, block.num_rows, start);
@@ -92,7 +92,7 @@ inline void backward_dx(const BackwardTask& task, const RowBlock& block,
       } else if (adapter.rank > 0) {
         add_product(strip, dh_tiles, block.all_rows(), a, column);
       }
-      const LeftTiles dy_tiles{own.dy, block.num_rows, weight.n};
+      const LeftTiles dy_tiles = block.tiles(own.dy, weight.n);
       add_product(strip, dy_tiles, block.all_rows(), WeightPanels{weight}, column);
     }
     store_strip(strip, block.num_rows, column, block.first_row, task.dx);
@@ -137,15 +137,16 @@ inline void add_column_sums(const DenseRows& source, const DenseRows& other, int
 inline void backward_columns(const BackwardLayer& layer, const MatrixView& x, const RowBlock& block,
                              const LayerScratch& own, const Team& team) {
   const int64_t num_rows = block.num_rows, rank = layer.adapter.rank;
+  const auto transposed = [&](float* data) { return block.transposed(data, rank); };
   const Range own_k = team.share_of(layer.weight.k, TILE_COLUMNS);
   const Range own_n = team.share_of(layer.weight.n, TILE_COLUMNS);
   if (is_needed(layer.da)) {
     const DenseRows rows = block.of(x, input_dropout(layer.adapter));
-    add_gradient(block.strip, {own.dh_transposed, rank, num_rows}, rows, own_k, own.sums.da);
+    add_gradient(block.strip, transposed(own.dh_transposed), rows, own_k, own.sums.da);
   }
   const DenseRows dy = block.of(layer.dy);
   if (is_needed(layer.db)) {
-    add_gradient(block.strip, {own.h_transposed, rank, num_rows}, dy, own_n, own.sums.db);
+    add_gradient(block.strip, transposed(own.h_transposed), dy, own_n, own.sums.db);
   }
   if (is_needed(layer.dbias)) add_column_sums(dy, {}, num_rows, own_n, own.sums.dbias);
   if (is_needed(layer.dscale)) {
@@ -266,20 +267,22 @@ inline void backward(const BackwardTask& task, int num_threads) {
   parallel(threads, [&](const Team& team) {
     float* const own_strips = strips + 2 * team.thread * sizes.strip;
     const Strip strip(own_strips), partial(own_strips + sizes.strip);
-    for_row_blocks(m, sizes.block_rows, strip, team, [&](const RowBlock& block) {
-      if (sizes.x > 0) pack_left(block.of(task.x), block.own_rows, {scratch.x, block.num_rows, k});
-      for (size_t i = 0; i < task.layers.size(); ++i) {
-        backward_rows(task.layers[i], task, block, scratch, scratch.layers[i]);
-      }
-      team.wait();
-      if (is_needed(task.dx)) {
-        backward_dx(task, block, scratch, partial, team.share_of(k, TILE_COLUMNS));
-      }
-      for (size_t i = 0; i < task.layers.size(); ++i) {
-        backward_columns(task.layers[i], task.x, block, scratch.layers[i], team);
-      }
-      team.wait();
-    });
+    for_row_blocks(task.layers.front().dy, sizes.block_rows, strip, team,
+                   [&](const RowBlock& block) {
+                     if (sizes.x > 0)
+                       pack_left(block.of(task.x), block.own_rows, block.tiles(scratch.x, k));
+                     for (size_t i = 0; i < task.layers.size(); ++i) {
+                       backward_rows(task.layers[i], task, block, scratch, scratch.layers[i]);
+                     }
+                     team.wait();
+                     if (is_needed(task.dx)) {
+                       backward_dx(task, block, scratch, partial, team.share_of(k, TILE_COLUMNS));
+                     }
+                     for (size_t i = 0; i < task.layers.size(); ++i) {
+                       backward_columns(task.layers[i], task.x, block, scratch.layers[i], team);
+                     }
+                     team.wait();
+                   });
     for (size_t i = 0; i < task.layers.size(); ++i) {
       store_gradients(task.layers[i], scratch.layers[i].sums, team);
     }

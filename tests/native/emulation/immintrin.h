@@ -8,6 +8,7 @@ using __m256 = emulation::Vector<float, 32>;
 using __m256i = emulation::Vector<long long, 32>;
 using __m512 = emulation::Vector<float, 64>;
 using __m512i = emulation::Vector<long long, 64>;
+using __m512bh = emulation::Vector<short, 64>;
 using __mmask16 = uint16_t;
 
 constexpr int EMULATED_NEAREST = 0;
@@ -41,6 +42,12 @@ inline __m512 _mm512_loadu_ps(const void* source) {
   std::memcpy(&vector, source, sizeof vector);
   return vector;
 }
+inline void _mm512_storeu_ps(void* target, __m512 vector) {
+  std::memcpy(target, &vector, sizeof vector);
+}
+inline void _mm512_storeu_si512(void* target, __m512i vector) {
+  std::memcpy(target, &vector, sizeof vector);
+}
 inline __m256i _mm256_loadu_si256(const __m256i* source) {
   __m256i vector;
   std::memcpy(&vector, source, sizeof vector);
@@ -52,6 +59,9 @@ inline void _mm256_storeu_si256(__m256i* target, __m256i vector) {
 inline __m512 _mm512_set1_ps(float value) {
   return emulation::floats([&](int) { return value; });
 }
+inline __m512 _mm512_setzero_ps() {
+  return _mm512_set1_ps(0.0f);
+}
 inline __m512i _mm512_set1_epi32(int value) {
   return emulation::integers([&](int) { return static_cast<uint32_t>(value); });
 }
@@ -60,6 +70,13 @@ __m512i _mm512_setr_epi32(Lane... lane) {
   static_assert(sizeof...(lane) == 16);
   const int lanes[] = {lane...};
   return emulation::integers([&](int i) { return static_cast<uint32_t>(lanes[i]); });
+}
+// The last lane comes first.
+template <class... Lane>
+__m512i _mm512_set_epi16(Lane... lane) {
+  static_assert(sizeof...(lane) == 32);
+  const int lanes[] = {lane...};
+  return emulation::integers<uint16_t>([&](int i) { return static_cast<uint16_t>(lanes[31 - i]); });
 }
 // The upper lanes are undefined: all ones, which no result may depend on.
 inline __m512i _mm512_castsi128_si512(__m128i low) {
@@ -78,6 +95,10 @@ inline __m512 _mm512_i32gather_ps(__m512i index, const void* base, int scale) {
 
 // Floats
 
+inline __m512 _mm512_add_ps(__m512 a, __m512 b) {
+  const emulation::Floats x(a), y(b);
+  return emulation::floats([&](int i) { return x[i] + y[i]; });
+}
 inline __m512 _mm512_fmadd_ps(__m512 a, __m512 b, __m512 c) {
   const emulation::Floats x(a), y(b), z(c);
   return emulation::floats([&](int i) { return std::fma(x[i], y[i], z[i]); });
@@ -150,6 +171,33 @@ inline __m512 _mm512_permutexvar_ps(__m512i index, __m512 a) {
 inline __m512i _mm512_permutexvar_epi32(__m512i index, __m512i a) {
   const emulation::Words from(index), x(a);
   return emulation::integers([&](int i) { return x[static_cast<int>(from[i] & 15)]; });
+}
+
+inline __m512i _mm512_permutexvar_epi16(__m512i index, __m512i a) {
+  const emulation::Halves from(index), x(a);
+  return emulation::integers<uint16_t>([&](int i) { return x[from[i] & 31]; });
+}
+
+// bf16: denormals count as zero, going in and coming out; always to nearest, ties to even
+
+// The low half is b's.
+inline __m512bh _mm512_cvtne2ps_pbh(__m512 a, __m512 b) {
+  const emulation::Floats x(a), y(b);
+  return emulation::each<uint16_t, 64, __m512bh>(
+      [&](int i) { return emulation::float_to_bf16(i < 16 ? y[i] : x[i - 16]); });
+}
+// Two fused multiply-adds, of the upper halves first.
+inline __m512 _mm512_dpbf16_ps(__m512 sums, __m512bh a, __m512bh b) {
+  const emulation::Floats z(sums);
+  const emulation::Halves x(a), y(b);
+  return emulation::floats([&](int i) {
+    float sum = z[i];
+    for (int j : {2 * i + 1, 2 * i}) {
+      const float left = emulation::bf16_to_float(x[j]), right = emulation::bf16_to_float(y[j]);
+      sum = emulation::flushed(std::fma(left, right, emulation::flushed(sum)));
+    }
+    return sum;
+  });
 }
 
 // Conversions

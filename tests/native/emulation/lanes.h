@@ -68,4 +68,19 @@ inline uint16_t float_to_half(float value) {
   return static_cast<uint16_t>(sign | ((static_cast<uint32_t>(exponent + 14) << 10) + digits));
 }
 
+// Zero of the same sign for what is denormal.
+inline float flushed(float value) {
+  return std::fabs(value) < 0x1p-126f ? std::copysign(0.0f, value) : value;
+}
+
+inline float bf16_to_float(uint16_t half) {
+  return flushed(std::bit_cast<float>(uint32_t{half} << 16));
+}
+
+inline uint16_t float_to_bf16(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(flushed(value));
+  if (std::isnan(value)) return static_cast<uint16_t>(bits >> 16 | 0x40u);
+  return static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+}
+
 }  // namespace emulation
