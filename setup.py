@@ -66,8 +66,7 @@ class BuildExtension(build_ext):
 def compile_cuda(source: str, target: str) -> None:
     """One source for all architectures, and the last one's PTX for GPUs of later ones.
 
-    Not the first one's: from sm_90 on shared memory starts elsewhere (csrc/cuda/shared.h). A single
-    architecture is that of the machine at hand, which needs no PTX.
+    A single architecture is that of the machine at hand, which needs no PTX.
     """
     names = CUDA_ARCHITECTURES.split(",")
     codes = [f"-gencode=arch=compute_{name},code=sm_{name}" for name in names]

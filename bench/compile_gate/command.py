@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import qlora_kernels.ops
-from bench.compile_gate import cuda_rows, limits
+from bench.compile_gate import budgets, cuda_rows, limits
 from bench.compile_gate.compiled import Row, compile_row
 from bench.compile_gate.machines import MACHINES
 from qlora_kernels.files import write_text
@@ -57,11 +57,12 @@ def run(arguments: argparse.Namespace) -> int:
     compiled = {row.key for row in rows}
     partial = wanted or arguments.sample or arguments.backend or not reads_cuda
     others = {key: limit for key, limit in known.items() if partial and key not in compiled}
+    broken += budgets.broken(rows)
     if arguments.update:
         limits.write(rows, others)
-        return 0
-    known = {key: limit for key, limit in known.items() if key not in others}
-    broken += limits.breaches(rows, known)
+    else:
+        known = {key: limit for key, limit in known.items() if key not in others}
+        broken += limits.breaches(rows, known)
     for line in broken:
         print(f"kernels-report: {line}", file=sys.stderr)
     return int(bool(broken))

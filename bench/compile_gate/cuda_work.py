@@ -23,9 +23,9 @@ class CudaWork:
 
 
 def _dequantized(arguments: Arguments) -> int:
-    """Two tiles of 1024 bytes of codes for each of 16 warps."""
+    """A tile of 2048 bytes of codes for each of 16 warps."""
     is_int8 = arguments[1] == "true"
-    return 16 * 2 * 1024 * (1 if is_int8 else 2)
+    return 16 * 2048 * (1 if is_int8 else 2)
 
 
 def _few_rows(arguments: Arguments) -> int:
@@ -44,9 +44,7 @@ KERNELS = {
     "adamw_kernel": CudaWork("adamw", 8, has_bound=False, shared_bytes=lambda _: 4 << 10),
     # No loop is all of the work: how often the one over ranks runs, machine code cannot tell.
     "dora_column_norm_kernel": CudaWork("dora_column_norm", 8, has_bound=False),
-    "dequantize_kernel": CudaWork(
-        "dequantize", 16, "LDGSTS", decoded_weights=_dequantized, shared_bytes=lambda _: 72 << 10
-    ),
+    "dequantize_kernel": CudaWork("dequantize", 16, "IMMA", decoded_weights=_dequantized),
     "qlora_linear_kernel": CudaWork(
         "qlora_linear", 8, decoded_weights=_few_rows, shared_bytes=_few_rows_shared
     ),

@@ -45,5 +45,6 @@ PIPES: dict[str, tuple[int, tuple[str, ...]]] = {
     "integer multiply": (64, ("IMAD",)),
     "load and store": (32, ("LDS", "STS", "LDSM", "STSM", "LDG", "LDGSTS", "STG", "SHFL", "LDL",
                             "STL", "ATOMG", "RED", "LDC")),
+    "matrix of bytes": (8, ("IMMA",)),  # of 16 x 8 x 32; sm_89's rate, others have more
     "special": (16, ("MUFU", "I2F", "F2I", "F2F")),
 }  # fmt: skip

@@ -11,7 +11,7 @@ _LABEL = re.compile(r"^(\.L_x_\d+):")
 _TARGET = re.compile(r"`\((\.L_x_\d+)\)")
 
 _WARPGROUP = re.compile(r"\w*GMMA\.(\d+)x(\d+)x(\d+)")
-_WARP = re.compile(r"[HIQ]MMA\.(16816|1688|16832)")
+_WARP = re.compile(r"[HQ]MMA\.(16816|1688|16832)")
 _WARP_SHAPES = {"16816": 16 * 8 * 16, "1688": 16 * 8 * 8, "16832": 16 * 8 * 32}
 _GLOBAL = ("LDG", "LDGSTS", "STG")
 _WARPS_PER_GROUP = 4
@@ -30,7 +30,8 @@ class Instruction:
 
     @property
     def is_matrix(self) -> bool:
-        return self.opcode.endswith("MMA")
+        """A product of weights; those of bytes only move codes (csrc/cuda/dequantize.inl)."""
+        return self.opcode.endswith("MMA") and self.opcode != "IMMA"
 
     @property
     def global_bits(self) -> int:

@@ -1,96 +1,113 @@
 // dequantize: codes and scales in, values out, in one pass over memory.
 //
-// A warp decodes tiles of TILE_BYTES of codes. While it works on one, the next is on its way to
-// shared memory, 16 bytes per lane and copy; each lane then reads the codes of eight neighbouring
-// values, so that a warp's 16-byte stores touch memory in one run.
+// Two codes at a time are looked up: a byte is the row of a table of all 256 pairs of values.
 //
-// Two codes at a time are looked up: a byte is the row of a table of all 256 pairs of values. A row
-// is as wide as a byte of an address can count, and so one byte permute makes the address of a
-// look-up:
+//   row of 128 bytes | copy 0 .. copy 15 of the pair (8 bytes each): a half-warp reads one copy
+//   |                  each, no bank twice
+//   address          = table + 128 byte + 8 (lane % 16)
 //
-//   row of ROW_BYTES | copy 0 .. copy 15 of the pair (8 bytes each) | 128 bytes of codes in transit
-//   |
-//                      a half-warp reads one copy each: no bank twice
-//   address          = table + (byte << 8 | lane % 16 << 3)
+// A warp makes the addresses by its matrix instruction, which multiplies bytes and sums exactly,
+// and is idle otherwise. A matrix that is 128 once in a row and 0 elsewhere, times a matrix of
+// codes, picks a code for each lane and multiplies it by the width of a row; added to where the
+// lane's copies start, that makes four addresses in one instruction, where a byte permute makes
+// one. It picks among the codes of four lanes, and so 16 bytes that a lane has loaded end up where
+// neighbouring lanes store neighbouring values, whole sectors of memory at a time.
+//
+// int8 codes take the same way: the matrix has ones, and what is added makes a float of the sum.
 constexpr int NUM_WARPS = 16, NUM_THREADS = WARP * NUM_WARPS;
-constexpr int ROW_BYTES = 256, NUM_ROWS = 256, COPIES = 16;
-constexpr int PAIR_BYTES = sizeof(float2), COPIES_BYTES = COPIES * PAIR_BYTES;
-constexpr int PIECE = ROW_BYTES - COPIES_BYTES;  // bytes of codes that a row has room for
-constexpr int TILE_BYTES = 1024, TILE_ROWS = TILE_BYTES / PIECE, NUM_BUFFERS = 2;
-static_assert(NUM_WARPS * NUM_BUFFERS * TILE_ROWS == NUM_ROWS, "the codes fit beside the table");
-constexpr int GROUP = 8;  // values that a lane decodes and stores at once
-constexpr int MAX_SCALES = 64;
-constexpr int RESIDENT = 2;  // blocks on a multiprocessor, by their registers
+constexpr int RESIDENT = 1;  // blocks on a multiprocessor, by their registers
+constexpr int NUM_ROWS = 256, COPIES = 16, ROW_BYTES = COPIES * sizeof(float2);
+constexpr int STEP_BYTES = 16 * WARP, NUM_STEPS = 4;  // codes of a matrix; matrices at a time
+constexpr int TILE_BYTES = NUM_STEPS * STEP_BYTES;
 
-template <bool IS_INT8>
-constexpr int TILE = TILE_BYTES * (IS_INT8 ? 1 : 2);  // values
+struct PairTable {
+  float2 rows[NUM_ROWS][COPIES];
 
-struct Shared {
-  alignas(1024) unsigned char rows[NUM_ROWS][ROW_BYTES];
-  float scales[NUM_WARPS][NUM_BUFFERS][MAX_SCALES];  // of a warp's tile
+  // The values of every byte of two codes, the high one first.
+  __device__ void fill(const float (&codebook)[NUM_CODES]) {
+    for (int i = threadIdx.x; i < NUM_ROWS * COPIES; i += NUM_THREADS) {
+      const int byte = i / COPIES;
+      rows[byte][i % COPIES] = {codebook[byte >> 4], codebook[byte & 15]};
+    }
+  }
 };
 
-// The values of every byte of two codes, the high one first, in COPIES copies.
-__device__ void fill_table(Shared& shared, const Weight& weight) {
-  for (int i = threadIdx.x; i < NUM_ROWS * COPIES; i += NUM_THREADS) {
-    const int byte = i / COPIES;
-    const float2 pair{weight.codebook[byte >> 4], weight.codebook[byte & 15]};
-    *reinterpret_cast<float2*>(&shared.rows[byte][i % COPIES * PAIR_BYTES]) = pair;
+// Where codes of a step lie, in bytes. A quad of lanes loads LOAD each, two runs of RUN: the first
+// ones are a column of one matrix of codes, the second ones of another. Of the columns 2t and 2t +
+// 1 of either the product gives lane 4g + t four codes each, which STORE by STORE it stores.
+template <class Element, bool IS_INT8>
+struct Layout {
+  static constexpr int PER_BYTE = IS_INT8 ? 1 : 2;  // values
+  static constexpr int STEP = STEP_BYTES * PER_BYTE, TILE = NUM_STEPS * STEP;
+  static constexpr int LOAD = 16, RUN = 8, QUAD = 4 * LOAD;
+  static constexpr int STORE = std::min(4, int{16 / sizeof(Element)} / PER_BYTE);
+  static constexpr int VALUES = STORE * PER_BYTE, NUM_STORES = 4 / STORE;
+
+  // Whose run in a column a lane stores of, and from which byte on.
+  __device__ static int source() { return lane_id() / 4 * STORE / RUN * NUM_STORES; }
+  __device__ static int byte() { return lane_id() / 4 * STORE % RUN; }
+  // The place in a step of the first value that a lane stores, and how far behind it others are.
+  __device__ static int first() {
+    return PER_BYTE * (lane_id() % 4 * 2 * QUAD + source() * LOAD + byte());
   }
-}
-
-// Where a lane's part of a warp's codes goes, and comes from: 16 bytes in each of TILE_BYTES / 512
-// copies, of neighbouring rows.
-constexpr int COPY = 16, LANES_PER_ROW = PIECE / COPY, ROWS_PER_COPY = WARP / LANES_PER_ROW;
-
-__device__ void fetch_codes(unsigned char* rows, const uint8_t* codes) {
-#pragma unroll
-  for (int i = 0; i < TILE_ROWS / ROWS_PER_COPY; ++i) {
-    copy_async_16(rows + i * ROWS_PER_COPY * ROW_BYTES, codes + i * WARP * COPY);
+  static constexpr int behind(int column, int store, int run) {
+    return PER_BYTE * (column * QUAD + store * LOAD + run * RUN);
   }
-  commit_copies();
-}
+};
 
-// The eight values of a word of 4-bit codes, not yet scaled.
-__device__ void look_up(uint32_t codes, uint32_t copy, float (&values)[GROUP]) {
-  constexpr unsigned SELECTORS[] = {0x5504, 0x5514, 0x5524, 0x5534};  // (copy, byte i, 0, 0)
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const uint32_t offset = __byte_perm(codes, copy, SELECTORS[i]);
-    const float2 pair = load_dynamic_pair(offset);
-    values[2 * i] = pair.x;
-    values[2 * i + 1] = pair.y;
-  }
-}
+// The matrices that pick codes: number i those of bytes 2i and 2i + 1 that a lane gets of a column.
+template <class Element, bool IS_INT8>
+struct Selection {
+  using At = Layout<Element, IS_INT8>;
+  static constexpr uint32_t FACTOR = IS_INT8 ? 1 : ROW_BYTES;
+  ByteRows rows[2];
 
-// The eight values of two words of int8 codes.
-__device__ void widen(uint2 codes, float (&values)[GROUP]) {
+  __device__ Selection() {
 #pragma unroll
-  for (int i = 0; i < GROUP; ++i) {
-    const uint32_t word = i < 4 ? codes.x : codes.y;
-    values[i] = static_cast<float>(static_cast<signed char>(word >> (8 * (i % 4))));
-  }
-}
-
-// The rest of a tile's work once its codes and scales are in shared memory: each lane decodes and
-// stores GROUP neighbouring values at a time. All three point to the lane's first.
-template <class Element, bool IS_INT8, int GRANULE>
-__device__ void decode_tile(const unsigned char* codes, const float* scales, Element* out) {
-  const uint32_t copy = lane_id() % COPIES * PAIR_BYTES;
-#pragma unroll
-  for (int i = 0; i < TILE<IS_INT8> / (WARP * GROUP); ++i) {
-    float values[GROUP];
-    if constexpr (IS_INT8) {
-      widen(*reinterpret_cast<const uint2*>(codes + i * 2 * ROW_BYTES), values);
-    } else {
-      look_up(*reinterpret_cast<const uint32_t*>(codes + i * ROW_BYTES), copy, values);
+    for (int i = 0; i < 2; ++i) {
+      const int source = At::source() + 2 * i / At::STORE;
+      const int byte = At::byte() + 2 * i % At::STORE;
+      const bool is_picked = source == static_cast<int>(lane_id() % 4);
+      const uint32_t part = (is_picked ? FACTOR : 0) << (8 * (byte % 4));
+      const uint32_t low = byte < 4 ? part : 0, high = part - low;
+      rows[i] = {low, low << 8, high, high << 8};
     }
-    const float scale = scales[i * (WARP * GROUP / GRANULE)];
-#pragma unroll
-    for (float& value : values) value *= scale;
-    store_eight(out + i * WARP * GROUP, values);
   }
-}
+};
+
+// What is added to the product, and the values that the sum stands for.
+template <bool IS_INT8>
+struct Decoder;
+
+template <>
+struct Decoder<false> {
+  uint4 start;
+
+  __device__ explicit Decoder(const Weight& weight) {
+    PairTable& table = block_shared<PairTable>();
+    table.fill(weight.codebook);
+    __syncthreads();
+    // Four copies, not one: equal numbers would be moved to registers of their own each time.
+    const auto copy = [&](unsigned i) {
+      return shared_address(&table.rows[0][(lane_id() ^ i) % COPIES]);
+    };
+    start = {copy(0), copy(1), copy(2), copy(3)};
+  }
+  __device__ void decode(uint32_t sum, float* values) const {
+    const float2 pair = load_shared_pair(sum);
+    values[0] = pair.x;
+    values[1] = pair.y;
+  }
+};
+
+template <>
+struct Decoder<true> {
+  static constexpr float ORIGIN = 0x1.8p23f;  // Integers around it are neighbouring floats.
+  uint4 start{bits_of(ORIGIN), bits_of(ORIGIN), bits_of(ORIGIN), bits_of(ORIGIN)};
+
+  __device__ explicit Decoder(const Weight&) {}
+  __device__ void decode(uint32_t sum, float* value) const { *value = float_of(sum) - ORIGIN; }
+};
 
 // What a code's value is multiplied by.
 template <bool IS_INT8, bool NESTED>
@@ -99,12 +116,77 @@ __device__ float scale_of(StoredScale<NESTED> stored, float offset) {
   return IS_INT8 ? int8_step(absmax) : absmax;
 }
 
+// Scales of a tile, one for each GRANULE values of a block: lane i has the i-th of every 32.
+template <class Element, bool IS_INT8, bool NESTED, int GRANULE>
+struct TileScales {
+  using At = Layout<Element, IS_INT8>;
+  using Stored = StoredScale<NESTED>;
+  static constexpr int NUM = At::TILE / GRANULE / WARP, PER_STEP = At::STEP / GRANULE;
+  static_assert(int64_t{NUM} * WARP <= NESTED_BLOCK, "a tile lies in one nested block");
+  float own[NUM];
+
+  __device__ TileScales(const Weight& weight, float offset, uint32_t tile) {
+    // Only blocks of MIN_BLOCK values have granules as small.
+    const int shift =
+        GRANULE == MIN_BLOCK ? 0 : weight.block_shift - std::bit_width(unsigned{GRANULE - 1});
+    const uint32_t first = tile * NUM * WARP;
+    Stored stored[NUM];
+#pragma unroll
+    for (int i = 0; i < NUM; ++i) {
+      const uint32_t granule = first + i * WARP + lane_id();
+      stored[i] = Stored::load(weight.scales, granule >> shift, first >> shift);
+    }
+#pragma unroll
+    for (int i = 0; i < NUM; ++i) own[i] = scale_of<IS_INT8>(stored[i], offset);
+  }
+
+  // For values so far behind the lane's first of a step; a question that all lanes ask at once.
+  __device__ float at(int step, int behind) const {
+    const int granule = step * PER_STEP % WARP + behind / GRANULE;
+    return __shfl_sync(0xffffffffu, own[step * PER_STEP / WARP], granule + At::first() / GRANULE);
+  }
+};
+
+// Decodes and stores a step; `out` is where the lane's first value goes.
+template <class Element, bool IS_INT8, bool NESTED, int GRANULE>
+__device__ void decode_step(const uint4& codes, const Selection<Element, IS_INT8>& selection,
+                            const Decoder<IS_INT8>& decoder,
+                            const TileScales<Element, IS_INT8, NESTED, GRANULE>& scales, int step,
+                            Element* out) {
+  using At = Layout<Element, IS_INT8>;
+  const uint2 runs[2] = {{codes.x, codes.y}, {codes.z, codes.w}};
+  uint32_t sums[2][2][4];  // of a run and a column
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int run = i / 2, byte = i % 2 * 2;
+    const uint4 sum = multiply_bytes<IS_INT8>(selection.rows[i % 2], runs[run], decoder.start);
+    sums[run][0][byte] = sum.x, sums[run][1][byte] = sum.y;
+    sums[run][0][byte + 1] = sum.z, sums[run][1][byte + 1] = sum.w;
+  }
+  float scale = 0.0f;
+#pragma unroll
+  for (int i = 0; i < 4 * At::NUM_STORES; ++i) {
+    const int column = i / (2 * At::NUM_STORES), store = i / 2 % At::NUM_STORES, run = i % 2;
+    const int behind = At::behind(column, store, run);
+    if (behind % GRANULE == 0) scale = scales.at(step, behind);
+    float values[At::VALUES];
+#pragma unroll
+    for (int j = 0; j < At::STORE; ++j) {
+      decoder.decode(sums[run][column][store * At::STORE + j], values + j * At::PER_BYTE);
+    }
+#pragma unroll
+    for (float& value : values) value *= scale;
+    store_vector(out + behind, values);
+  }
+}
+
 // Values first, first + stride, ... one by one: what is no whole tile, or not aligned.
 template <class Element, bool IS_INT8, bool NESTED>
 __device__ void decode_rest(const Weight& weight, int64_t first, int64_t stride, Element* out) {
   using Stored = StoredScale<NESTED>;
   for (int64_t i = first; i < weight.size(); i += stride) {
-    const auto stored = Stored::load(weight.scales, static_cast<uint32_t>(i >> weight.block_shift));
+    const auto block = static_cast<uint32_t>(i >> weight.block_shift);
+    const auto stored = Stored::load(weight.scales, block, block);
     const float value = IS_INT8 ? static_cast<float>(static_cast<signed char>(weight.codes[i]))
                                 : weight.codebook[nibble_at(weight.codes, i)];
     const float scale = scale_of<IS_INT8>(stored, Stored::offset(weight.scales));
@@ -112,104 +194,44 @@ __device__ void decode_rest(const Weight& weight, int64_t first, int64_t stride,
   }
 }
 
-// A lane's places in its warp's tiles; each moves on to the next tile once it has been used.
 template <class Element, bool IS_INT8, bool NESTED, int GRANULE>
-struct Lane {
-  static constexpr int SIZE = TILE<IS_INT8>, NUM_SCALES = SIZE / GRANULE;
-  static constexpr int PER_LANE = (NUM_SCALES + WARP - 1) / WARP;
-  static constexpr int BYTES = GROUP * TILE_BYTES / SIZE, PER_ROW = PIECE / BYTES;
-  using Stored = StoredScale<NESTED>;
-
-  int stride;            // in tiles
-  int granule_shift;     // granules -> blocks
-  float offset;          // of nested scales
-  const uint8_t* codes;  // to fetch
-  uint32_t granule;
-  Element* out;
-  unsigned char *arriving, *reading;  // codes of buffer 0 in shared memory
-  float *shared_scales, *reading_scales;
-  Stored stored[PER_LANE];  // of the tile that was fetched last
-
-  __device__ Lane(Shared& shared, const Weight& weight, Element* output, int tile)
-      : stride(gridDim.x * NUM_WARPS),
-        granule_shift(weight.block_shift - std::bit_width(unsigned{GRANULE - 1})),
-        offset(Stored::offset(weight.scales)) {
-    const unsigned lane = lane_id(), warp = warp_id(), row = warp * NUM_BUFFERS * TILE_ROWS;
-    codes = weight.codes + int64_t{tile} * TILE_BYTES + lane * COPY;
-    granule = static_cast<uint32_t>(tile) * NUM_SCALES + lane;
-    out = output + int64_t{tile} * SIZE + lane * GROUP;
-    arriving = &shared.rows[row + lane / LANES_PER_ROW][COPIES_BYTES + lane % LANES_PER_ROW * COPY];
-    reading = &shared.rows[row + lane / PER_ROW][COPIES_BYTES + lane % PER_ROW * BYTES];
-    shared_scales = &shared.scales[warp][0][lane];
-    reading_scales = &shared.scales[warp][0][lane * GROUP / GRANULE];
-  }
-
-  // A tile's codes on their way to a buffer, its scales to registers.
-  __device__ void fetch(const Weight& weight, int buffer) {
-    fetch_codes(arriving + buffer * TILE_ROWS * ROW_BYTES, codes);
-    codes += int64_t{stride} * TILE_BYTES;
-#pragma unroll
-    for (int i = 0; i < PER_LANE; ++i) {
-      if (has(i)) stored[i] = Stored::load(weight.scales, (granule + i * WARP) >> granule_shift);
-    }
-    granule += stride * NUM_SCALES;
-  }
-
-  __device__ void share_scales(int buffer) const {
-#pragma unroll
-    for (int i = 0; i < PER_LANE; ++i) {
-      const float scale = scale_of<IS_INT8>(stored[i], offset);
-      if (has(i)) shared_scales[buffer * MAX_SCALES + i * WARP] = scale;
-    }
-  }
-
-  __device__ void decode(int buffer) {
-    decode_tile<Element, IS_INT8, GRANULE>(reading + buffer * TILE_ROWS * ROW_BYTES,
-                                           reading_scales + buffer * MAX_SCALES, out);
-    out += int64_t{stride} * SIZE;
-  }
-
-  __device__ bool has(int i) const { return lane_id() + i * WARP < NUM_SCALES; }
-};
-
-template <class Element, bool IS_INT8, bool NESTED, int GRANULE>
-__global__ void __launch_bounds__(NUM_THREADS, 2)
+__global__ void __launch_bounds__(NUM_THREADS, RESIDENT)
     dequantize_kernel(const __grid_constant__ Weight weight, Element* out, int num_tiles) {
-  constexpr int64_t SIZE = TILE<IS_INT8>;
-  Shared& shared = *dynamic_shared<Shared>();
-  expect_dynamic_start();
-  int tile = blockIdx.x * NUM_WARPS + warp_id();
-  Lane<Element, IS_INT8, NESTED, GRANULE> lane(shared, weight, out, tile);
-  if (tile < num_tiles) lane.fetch(weight, 0);
-  if constexpr (!IS_INT8) fill_table(shared, weight);
-  __syncthreads();
-  const auto work = [&](int buffer) {
-    lane.share_scales(buffer);
-    wait_for_copies<0>();
-    __syncwarp();  // The tile is here, and nobody reads the other buffer any more.
-    tile += lane.stride;
-    if (tile < num_tiles) lane.fetch(weight, buffer ^ 1);
-    lane.decode(buffer);
-  };
-  while (tile < num_tiles) {
-    work(0);
-    if (tile >= num_tiles) break;
-    work(1);
+  using At = Layout<Element, IS_INT8>;
+  const Decoder<IS_INT8> decoder(weight);
+  const Selection<Element, IS_INT8> selection;
+  const float offset = StoredScale<NESTED>::offset(weight.scales);
+  // Warps of neighbouring blocks take neighbouring tiles: a rest falls on all multiprocessors.
+  const int stride = gridDim.x * NUM_WARPS;
+  for (int tile = warp_id() * gridDim.x + blockIdx.x; tile < num_tiles; tile += stride) {
+    const uint8_t* first = weight.codes + int64_t{tile} * TILE_BYTES;
+    uint4 codes[NUM_STEPS];
+#pragma unroll
+    for (int i = 0; i < NUM_STEPS; ++i) {
+      codes[i] = reinterpret_cast<const uint4*>(first + i * STEP_BYTES)[lane_id()];
+    }
+    const TileScales<Element, IS_INT8, NESTED, GRANULE> scales(weight, offset, tile);
+    Element* target = out + int64_t{tile} * At::TILE + At::first();
+#pragma unroll
+    for (int i = 0; i < NUM_STEPS; ++i) {
+      decode_step(codes[i], selection, decoder, scales, i, target + i * At::STEP);
+    }
   }
   const int64_t thread = int64_t{blockIdx.x} * NUM_THREADS + threadIdx.x;
-  decode_rest<Element, IS_INT8, NESTED>(weight, num_tiles * SIZE + thread,
+  decode_rest<Element, IS_INT8, NESTED>(weight, int64_t{num_tiles} * At::TILE + thread,
                                         int64_t{gridDim.x} * NUM_THREADS, out);
 }
 
 template <class Element, bool IS_INT8, bool NESTED, int GRANULE>
 void launch_dequantize(const Weight& weight, Element* out, cudaStream_t stream) {
   constexpr const char* OP = "dequantize";
-  const auto kernel = dequantize_kernel<Element, IS_INT8, NESTED, GRANULE>;
+  constexpr int64_t TILE = Layout<Element, IS_INT8>::TILE;
   const bool is_aligned = is_multiple_of_16(weight.codes) && is_multiple_of_16(out);
-  const int64_t num_tiles = is_aligned ? weight.size() / TILE<IS_INT8> : 0;
-  const int64_t rest = weight.size() - num_tiles * TILE<IS_INT8>;
-  const int64_t wanted = std::max(num_blocks(num_tiles, NUM_WARPS), num_blocks(rest, NUM_THREADS));
+  const int64_t num_tiles = is_aligned ? weight.size() / TILE : 0;
+  const int64_t rest = weight.size() - num_tiles * TILE;
+  const int64_t wanted = std::max(num_tiles, num_blocks(rest, NUM_THREADS));
   const auto blocks = std::min(wanted, int64_t{RESIDENT} * num_multiprocessors(OP));
-  launch({OP, static_cast<unsigned>(blocks), NUM_THREADS, sizeof(Shared), stream}, kernel, weight,
-         out, static_cast<int>(num_tiles));
+  launch({OP, static_cast<unsigned>(blocks), NUM_THREADS, 0, stream},
+         dequantize_kernel<Element, IS_INT8, NESTED, GRANULE>, weight, out,
+         static_cast<int>(num_tiles));
 }

@@ -48,13 +48,17 @@ __device__ __forceinline__ void with_type(ElementType type, const Body& body) {
   }
 }
 
-// Eight values, rounded, by stores of 16 bytes; `out` is a multiple of that.
-template <class Element>
-__device__ __forceinline__ void store_eight(Element* out, const float (&x)[8]) {
+// Values, rounded, by one store of 8 or 16 bytes; `out` is a multiple of that.
+template <class Element, size_t NUM>
+__device__ __forceinline__ void store_vector(Element* out, const float (&x)[NUM]) {
   if constexpr (sizeof(Element) == sizeof(float)) {
-    reinterpret_cast<float4*>(out)[0] = {x[0], x[1], x[2], x[3]};
-    reinterpret_cast<float4*>(out)[1] = {x[4], x[5], x[6], x[7]};
+    static_assert(NUM == 4);
+    *reinterpret_cast<float4*>(out) = {x[0], x[1], x[2], x[3]};
+  } else if constexpr (NUM == 4) {
+    *reinterpret_cast<uint2*>(out) = {rounded_pair<Element>(x[0], x[1]),
+                                      rounded_pair<Element>(x[2], x[3])};
   } else {
+    static_assert(NUM == 8);
     *reinterpret_cast<uint4*>(out) = {
         rounded_pair<Element>(x[0], x[1]), rounded_pair<Element>(x[2], x[3]),
         rounded_pair<Element>(x[4], x[5]), rounded_pair<Element>(x[6], x[7])};

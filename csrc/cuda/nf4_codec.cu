@@ -10,11 +10,12 @@
 #include "launchers.h"
 #include "scales.h"
 #include "shared.h"
+#include "tensor_core.h"
 
 namespace qlora::cuda {
 namespace {
 
-constexpr int WARP = 32;
+constexpr int WARP = 32, MIN_BLOCK = 32;
 
 __device__ unsigned lane_id() {
   return threadIdx.x % WARP;
@@ -36,8 +37,8 @@ void dequantize(const Weight& weight, const Output& out, cudaStream_t stream) {
     auto* target = static_cast<Element*>(out.data);
     choose(weight.is_int8, [&](auto is_int8) {
       choose(weight.scales.nested_absmax != nullptr, [&](auto nested) {
-        choose(weight.block_shift > 5, [&](auto is_long) {
-          constexpr int GRANULE = is_long.value ? 64 : 32;
+        choose(weight.block_shift == std::countr_zero(unsigned{MIN_BLOCK}), [&](auto is_short) {
+          constexpr int GRANULE = is_short.value ? MIN_BLOCK : 2 * MIN_BLOCK;
           launch_dequantize<Element, is_int8.value, nested.value, GRANULE>(weight, target, stream);
         });
       });

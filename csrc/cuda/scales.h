@@ -18,7 +18,7 @@ struct StoredScale<false> {
   float absmax;
 
   __device__ static float offset(const Scales&) { return 0.0f; }
-  __device__ static StoredScale load(const Scales& scales, uint32_t block) {
+  __device__ static StoredScale load(const Scales& scales, uint32_t block, uint32_t) {
     return {static_cast<const float*>(scales.stored)[block]};
   }
   __device__ float decode(float) const { return absmax; }
@@ -29,9 +29,10 @@ struct StoredScale<true> {
   float centred, nested_absmax;
 
   __device__ static float offset(const Scales& scales) { return *scales.offset; }
-  __device__ static StoredScale load(const Scales& scales, uint32_t block) {
+  // near: a block of the same nested block.
+  __device__ static StoredScale load(const Scales& scales, uint32_t block, uint32_t near) {
     const uint8_t code = static_cast<const uint8_t*>(scales.stored)[block];
-    return {scales.map[code], scales.nested_absmax[block / static_cast<uint32_t>(NESTED_BLOCK)]};
+    return {scales.map[code], scales.nested_absmax[near / static_cast<uint32_t>(NESTED_BLOCK)]};
   }
   // As decode_scale in common/blockwise8.h: a product and a sum, each rounded.
   __device__ float decode(float offset) const {

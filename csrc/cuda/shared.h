@@ -23,31 +23,22 @@ __device__ __forceinline__ Value* dynamic_shared() {
   return reinterpret_cast<Value*>(dynamic_bytes);
 }
 
-// Where dynamic shared memory starts in a kernel without static: Hopper keeps the first bytes.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-constexpr unsigned DYNAMIC_START = 1024;
-#else
-constexpr unsigned DYNAMIC_START = 0;
-#endif
-
-// The pair so many bytes behind that start. The compiler would add the start, which it does not
-// take for a constant, to every offset; here it stands in the load. `expect_dynamic_start` first.
-__device__ __forceinline__ float2 load_dynamic_pair(uint32_t offset) {
-  float2 pair;
-  asm("ld.shared.v2.f32 {%0, %1}, [%2 + %3];"
-      : "=f"(pair.x), "=f"(pair.y)
-      : "r"(offset), "n"(DYNAMIC_START));
-  return pair;
+// A place in shared memory as a number, and the pair of floats at such a place.
+__device__ __forceinline__ uint32_t shared_address(const void* place) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(place));
 }
 
-__device__ __forceinline__ void expect_dynamic_start() {
-  if (__cvta_generic_to_shared(dynamic_shared<void>()) != DYNAMIC_START) __trap();
+__device__ __forceinline__ float2 load_shared_pair(uint32_t address) {
+  float2 pair;
+  asm("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(pair.x), "=f"(pair.y) : "r"(address));
+  return pair;
 }
 
 // 16 bytes past the registers and L1; both addresses are multiples of 16.
 __device__ __forceinline__ void copy_async_16(void* shared, const void* global) {
-  const auto address = static_cast<unsigned>(__cvta_generic_to_shared(shared));
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(global) : "memory");
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(shared)),
+               "l"(global)
+               : "memory");
 }
 
 // Closes a group of this thread's copies.
@@ -72,11 +63,13 @@ Value* dynamic_shared() {
   return static_cast<Value*>(emulation::dynamic_shared());
 }
 
-inline float2 load_dynamic_pair(uint32_t offset) {
-  return *reinterpret_cast<const float2*>(dynamic_shared<char>() + offset);
+inline uint32_t shared_address(const void* place) {
+  return static_cast<uint32_t>(static_cast<const char*>(place) - dynamic_shared<char>());
 }
 
-inline void expect_dynamic_start() {}
+inline float2 load_shared_pair(uint32_t address) {
+  return *reinterpret_cast<const float2*>(dynamic_shared<char>() + address);
+}
 
 inline void copy_async_16(void* shared, const void* global) {
   emulation::copy_later(shared, global, 16);

@@ -6,13 +6,14 @@ the assembler unrolled four times, `dot` a loop around each architecture's matri
 
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from bench.compile_gate import command, cuda_rows, limits
+from bench.compile_gate import budgets, command, cuda_rows, limits
 from bench.compile_gate.bound import (
     Work,
     bound,
@@ -188,6 +189,33 @@ def test_limits_and_kernels_are_the_same_set():
     assert "no such kernel" in next(limits.breaches([], {ROW.key: LIMIT}))
 
 
+CODEC = replace(ROW, op="dequantize", kernel="dequantize_kernel", sass_beyond_memory=1.9,
+                configuration="cuda, bf16, false, true, 64")  # fmt: skip
+
+
+def test_a_budget_is_one_line_whatever_the_limits_are():
+    assert list(budgets.broken([ROW, CODEC])) == []
+    dear, slow = replace(CODEC, sass_beyond_memory=2.01), replace(CODEC, bound_share=0.89)
+    lines = [line.partition(": ")[2] for line in budgets.broken([dear, slow])]
+    assert lines == [
+        "sass_beyond_memory has a budget of 2.0, was 2.01",
+        "bound_share was promised to be 0.9, was 0.89",
+    ]
+
+
+def test_every_budget_is_of_a_kernel_that_has_limits():
+    keys = [*limits.read()]
+    for budget in budgets.BUDGETS:
+        assert any(re.match(budget.rows, key) for key in keys), budget.rows
+
+
+def test_a_product_of_bytes_counts_as_an_instruction():
+    """It moves codes; a product of weights is what they were decoded for."""
+    work = straight("IMMA.16832.U8.U8", "HMMA.16816.F32", "LDS.64", weights=128)
+    assert (sass_per_weight(work), sass_beyond_memory(work)) == (2.0, 1.0)
+    assert pipe_clocks(work)["matrix of bytes"] == 128 / 8
+
+
 def test_a_sample_has_two_configurations_of_each_kernel():
     names = ["forward", "forward", "forward", "backward", "norm", "backward", "norm"]
     assert command.sampled([SimpleNamespace(name=name) for name in names]) == [0, 2, 3, 4, 5, 6]
@@ -226,3 +254,7 @@ def test_the_command_writes_rows_and_fails_on_a_breach(
     limits.FILE.write_text(limits.FILE.read_text().replace('"registers": 128', '"registers": 64'))
     assert command.run(arguments) == 1
     assert "registers should be at most 64, was 128" in capsys.readouterr().err
+    monkeypatch.setattr(budgets, "BUDGETS", (budgets.Budget("qlora_linear", "registers", 100),))
+    arguments.update = True
+    assert command.run(arguments) == 1, "an update writes limits, no budget"
+    assert "registers has a budget of 100, was 128" in capsys.readouterr().err

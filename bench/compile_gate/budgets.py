@@ -1,0 +1,51 @@
+"""What kernels were promised to cost at most, or to reach: unlike limits, no update moves these."""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from bench.compile_gate.compiled import Row
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Of the rows whose key matches: a field is at most `most`, or at least `least`."""
+
+    rows: str
+    field: str
+    most: float | None = None
+    least: float | None = None
+
+    def broken(self, row: Row) -> str | None:
+        value = getattr(row, self.field)
+        if not re.match(self.rows, row.key) or value is None:
+            return None
+        if self.most is not None and value > self.most:
+            return f"{row.key}: {self.field} has a budget of {self.most}, was {value}"
+        if self.least is not None and value < self.least:
+            return f"{row.key}: {self.field} was promised to be {self.least}, was {value}"
+        return None
+
+
+_CODEC = r"dequantize dequantize_kernel \[cuda, \w+, {}, \w+, \d+\] sm_90"
+_NIBBLES, _BYTES = _CODEC.format("false"), _CODEC.format("true")
+
+BUDGETS = (
+    # Bits as bitsandbytes makes them cost two products in float32 and, for 16-bit values, one
+    # conversion a pair of codes: 1.5 instructions a weight; a quarter of a product of bytes finds
+    # the pair (csrc/cuda/dequantize.inl), and the rest goes to scales, a shuffle, the loop.
+    Budget(_NIBBLES, "sass_beyond_memory", most=2.0),
+    # A code of eight bits is a value of its own, which takes a subtraction besides.
+    Budget(_BYTES, "sass_beyond_memory", most=4.0),
+    Budget(_CODEC.format(r"\w+"), "bound_share", least=0.9),
+    Budget(r"quantize quantize_kernel \[cuda, .*\] sm_90", "bound_share", least=0.75),
+)
+
+
+def broken(rows: Iterable[Row]) -> Iterator[str]:
+    """One line for each budget that a row exceeds."""
+    for row in rows:
+        for budget in BUDGETS:
+            line = budget.broken(row)
+            if line is not None:
+                yield line
