@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsed.command = command  # for the record
         return study.run(parsed)
     except InputError as error:
-        print(f"{program}: {error}", file=sys.stderr)
+        print(f"{program}: {str(error).removeprefix('bench: ')}", file=sys.stderr)
         return 2
 
 

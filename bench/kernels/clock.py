@@ -4,13 +4,14 @@ import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median, quantiles
-from time import perf_counter
+from time import perf_counter, sleep
 
 from bench.kernels.case import Contender
 
 # Measures one contender once: the milliseconds of one call. Made once per contender.
 Stopwatch = Callable[[], float]
 MIN_ROUNDS = 7
+REST_SECONDS = 0.01  # idle OpenMP threads spin for some milliseconds before they sleep
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,17 @@ def interleave(stopwatches: Sequence[Stopwatch], seconds: float) -> list[Timing]
     finally:
         gc.enable()
     return [Timing(tuple(each)) for each in times]
+
+
+def rested(stopwatch: Stopwatch) -> Stopwatch:
+    """For turns between processes: waits for the other's threads, and warms up before it counts."""
+
+    def sample() -> float:
+        sleep(REST_SECONDS)
+        stopwatch()
+        return stopwatch()
+
+    return sample
 
 
 def cpu_stopwatch(contender: Contender, sample_ms: float = 1.0) -> Stopwatch:

@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from rich.console import Console
 
 import qlora_kernels as qk
-from bench.kernels import ops, peers, record
+from bench.kernels import base, ops, peers, record
 from bench.kernels.case import DIRECTIONS, DTYPES, Case
 from bench.kernels.environment import ALLOCATORS, start_again, wanted
 from bench.kernels.measure import Session, run_case
@@ -28,6 +29,7 @@ Times the kernels of one op and its peers in the same rounds, after checking wha
 
   python -m bench --op qlora_linear --against torch,bitsandbytes,peft --shapes llama-8b --m 1,128
   python -m bench --op dequantize --backend triton --shapes 4096x4096 --json d.jsonl --plot d.png
+  python -m bench --op quantize --shapes smollm2 --base HEAD~3    # what three commits changed
 """
 PACKAGES = (
     "qlora_kernels", "torch", "triton", "bitsandbytes", "peft", "torchao", "transformers"
@@ -40,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backend", default="cpu", metavar="B", help="as qk.backends() names it")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="by default where it runs")
     parser.add_argument("--against", default="", metavar="A,B", help=", ".join(peers.PEERS))
+    parser.add_argument("--base", metavar="REV", help="and against this commit, built beside")
     parser.add_argument("--shapes", default="4096x4096", metavar="S,T", help="models, or NxK")
     parser.add_argument("--m", default="1,8,128", metavar="M,N", help="rows of x")
     parser.add_argument("--dtype", default="bf16", metavar="D,E", help=", ".join(DTYPES))
@@ -63,8 +66,24 @@ def run(arguments: argparse.Namespace) -> int:
     if reason := qk.backends()[arguments.backend]:
         raise InputError(f"bench: --backend {arguments.backend} cannot run here: {reason}")
     against = peers.load(arguments.against)
+    revision, tree = None, None
+    if arguments.base:
+        base.refuse_stale()
+        revision = base.resolve(arguments.base)
+        tree = base.tree_of(revision, arguments.backend == "cuda")
     start_again(wanted(arguments.threads, arguments.allocator))
     session = _session(arguments, against)
+    if revision and tree:
+        session = _with_base(session, revision, tree)
+    try:
+        return _measured(arguments, session, cases)
+    finally:
+        if session.base:
+            session.base.end()
+
+
+def _measured(arguments: argparse.Namespace, session: Session, cases: list[Case]) -> int:
+    """Records, table and plot; 1 if something was red."""
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
     records: list[record.Record] = []
     red = False
@@ -104,6 +123,13 @@ def _session(arguments: argparse.Namespace, against: dict[str, Any]) -> Session:
         settings,
         provenance(PACKAGES),
     )
+
+
+def _with_base(session: Session, revision: base.Revision, tree: Path) -> Session:
+    """The record names both commits: the base's here, ours with its `-dirty` as everywhere."""
+    settings = {**session.settings, "base": asdict(revision)}
+    process = base.start(revision, tree, session.backend, session.device)
+    return replace(session, base=process, settings=settings)
 
 
 def _repeatable(command: str) -> str:

@@ -8,9 +8,10 @@ from typing import Any
 
 import qlora_kernels as qk
 from bench.kernels import ops, peers
+from bench.kernels.base.process import Base
 from bench.kernels.case import DTYPES, Case, Contender, Cost
 from bench.kernels.check import PASSED, check, qualify
-from bench.kernels.clock import interleave, ratio
+from bench.kernels.clock import Stopwatch, interleave, ratio, rested
 from bench.kernels.environment import clocks_now
 from bench.kernels.record import Record, described, described_roof, summary
 from bench.kernels.roof import measure, stopwatch
@@ -30,6 +31,7 @@ class Session:
     cold_bytes: int  # of inputs to take turns over, so that no cache holds them; 0: one copy
     settings: Mapping[str, object]
     origin: Mapping[str, Any]
+    base: Base | None = None  # another commit, in a process of its own
 
 
 @dataclass
@@ -53,16 +55,18 @@ def run_case(session: Session, case: Case) -> Iterator[Record | str]:
     if contest.red:
         yield f"{case}: {session.backend} is red, not timed: {contest.red}"
         return
-    for name, reason in contest.not_against.items():
-        yield f"{case}: not against {name}: {reason}"
     with qk.use_backend(session.backend):
-        watches = [stopwatch(contender, session.device) for contender in contest.contenders]
-        ours, *others = interleave(watches, session.seconds)
+        watches = {c.name: stopwatch(c, session.device) for c in contest.contenders}
+        if session.base:
+            watches = _with_base(session.base, case, contest, watches, copies)
+        for name, reason in contest.not_against.items():
+            yield f"{case}: not against {name}: {reason}"
+        ours, *others = interleave(list(watches.values()), session.seconds)
     clocks = clocks_now(session.device)
     roof = measure(case.dtype, session.device)
     roof_ms = roof.milliseconds(cost, op.TRAFFIC)
     settings = {**session.settings, "clocks": clocks, "roof": described_roof(roof)}
-    rivals = [c.name for c in contest.contenders[1:]]
+    rivals = list(watches)[1:]
     for name, timing in zip(rivals, others, strict=True) if rivals else [(None, None)]:
         yield Record(
             case.op,
@@ -82,6 +86,21 @@ def run_case(session: Session, case: Case) -> Iterator[Record | str]:
             settings=settings,
             origin=session.origin,
         )
+
+
+def _with_base(
+    base: Base, case: Case, contest: Contest, watches: dict[str, Stopwatch], copies: int
+) -> dict[str, Stopwatch]:
+    """Everyone rested, ours in a process like the base's, unless the base cannot run the case."""
+    peer = base.revision.peer
+    try:
+        base.ours.prepare(case, copies)
+        contest.checks[peer] = base.theirs.prepare(case, copies)
+    except RuntimeError as error:
+        contest.not_against[peer] = f"cannot run it: {error}"
+        return watches
+    others = {name: rested(watch) for name, watch in watches.items()}
+    return {**others, OURS: base.ours.sample, peer: base.theirs.sample}
 
 
 @cache
