@@ -48,6 +48,7 @@ Tables::Tables(const std::optional<std::vector<float>>& codebook_values,
                                 std::to_string(codebook_values->size()));
   }
   codebook = Codebook::of(codebook_values->data());
+  rounded = RoundedCodebook::of(codebook_values->data());
 }
 
 int block_shift_of(int64_t block_size) {
@@ -68,6 +69,7 @@ Weight::Weight(const py::object& q, const py::object& format_tables)
   for (size_t i = 0; i + 1 < shape.size(); ++i) view.n *= shape[i];
   view.block_shift = block_shift_of(q.attr("block_size").cast<int64_t>());
   view.codebook = format.codebook_or_null();
+  view.rounded = &format.rounded;
 
   const int64_t size = view.n * view.k;
   const TensorView codes = bindings::view(q.attr("codes"), "codes");

@@ -16,6 +16,7 @@ namespace qlora::bindings {
 // and the multiples of absmax among which a scale is searched, or none.
 struct Tables {
   std::optional<Codebook> codebook;
+  RoundedCodebook rounded{};
   std::array<float, NUM_CODES8> dynamic_map;
   std::vector<float> ratios;
 

@@ -23,6 +23,7 @@ namespace qlora::cpu {
 namespace avx2 {
 
 #include "simd_avx2.inl"
+#include "pairs_none.inl"
 #include "bodies.inl"
 
 }  // namespace avx2

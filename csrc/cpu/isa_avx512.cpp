@@ -29,6 +29,7 @@ bool has_bf16() {
 
 // g++ 12 warns of the undefined lanes that its own header passes where none are kept.
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC push_options
 #ifndef QLORA_EMULATION
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,fma,f16c")

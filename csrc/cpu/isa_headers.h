@@ -15,5 +15,6 @@
 #include "../common/state_codec.h"
 #include "../common/views.h"
 #include "kernels.h"
+#include "paired_rows.h"
 #include "parallel.h"
 #include "workspace.h"

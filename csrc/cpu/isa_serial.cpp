@@ -5,6 +5,7 @@ namespace qlora::cpu {
 namespace serial {
 
 #include "simd_serial.inl"
+#include "pairs_none.inl"
 #include "bodies.inl"
 
 }  // namespace serial

@@ -91,7 +91,7 @@ inline void compute_h(const RowBlock& block, const AdapterView& adapter, const M
 // The matrices that the threads share during a row block; h_tiles has one for each layer.
 struct ForwardScratch {
   float *x, *dropped, *h;
-  float* x_rows;  // x in fp32 as it lies, where there are few rows
+  float* x_rows;  // where there are few rows: x in fp32 as it lies, or all its cells
   std::vector<float*> h_tiles;
 };
 
@@ -100,7 +100,9 @@ inline void forward_rows(const ForwardTask& task, const RowBlock& block,
   const int64_t k = task.x.columns;
   const DenseRows source = block.of(task.x);
   pack_left(source, block.own_rows, block.tiles(scratch.x, k));
-  if (takes_few_rows(k, block.num_rows)) {
+  if (takes_few_rows(k, block.num_rows) && block.paired) {
+    pack_few_rows(source, block.own_rows.size(), scratch.x_rows);
+  } else if (takes_few_rows(k, block.num_rows)) {
     for (int64_t row = block.own_rows.first; row < block.own_rows.last; ++row) {
       source.read(row, 0, k, scratch.x_rows + row * k);
     }
@@ -133,6 +135,12 @@ inline void scale_strip(const Strip& strip, int64_t num_rows, const float* scale
   }
 }
 
+// Whether few rows are multiplied in pairs: with whole strips of a codebook's codes.
+inline bool takes_paired_rows(const WeightView& weight, const RowBlock& block, int64_t column) {
+  return block.paired && takes_few_rows(weight.k, block.num_rows) && weight.codebook != nullptr &&
+         column + TILE_COLUMNS <= weight.n;
+}
+
 inline void forward_columns(const ForwardLayer& layer, const RowBlock& block, const LeftTiles& x,
                             const float* x_rows, float* h_tiles, Range columns) {
   static const float zero[TILE_COLUMNS] = {};
@@ -147,7 +155,9 @@ inline void forward_columns(const ForwardLayer& layer, const RowBlock& block, co
     read_columns(layer.output_scale, column, scale);
     begin_strip(strip, block.num_rows, is_scaled ? zero : bias);
     if (layer.adapter.rank > 0) add_product(strip, h, block.all_rows(), b, column);
-    if (takes_few_rows(x.depth, block.num_rows)) {
+    if (takes_paired_rows(layer.weight, block, column)) {
+      add_paired_dots_of_strip(layer.weight, block.num_rows, column, x_rows, strip);
+    } else if (takes_few_rows(x.depth, block.num_rows) && !block.paired) {
       add_dots_of_strip<FEW_ROWS>(layer.weight, block.num_rows, column, x_rows, strip.sums);
     } else {
       add_product(strip, x, block.all_rows(), weight, column);

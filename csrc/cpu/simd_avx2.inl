@@ -220,11 +220,3 @@ struct Ranker {
     return rank;
   }
 };
-
-// Pairs of bf16 values are not multiplied.
-constexpr bool multiplies_pairs() {
-  return false;
-}
-inline void pair_rows(float*, int64_t) {}
-template <int HEIGHT>
-inline void multiply_paired_tile(const float*, const float*, int64_t, float*) {}

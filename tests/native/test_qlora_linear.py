@@ -26,6 +26,8 @@ CASES = (
     *LINEAR_CASES,
     *DORA_CASES[:4],
     *(LinearCase(m, 33, 48, rank=4, block_size=32) for m in range(1, 15)),
+    *(LinearCase(m, 64, 128, rank=4, double_quant=m % 2 == 0) for m in range(1, 9)),
+    LinearCase(2, 32, 6240, block_size=32),
     LinearCase(8, 40, 1024, rank=16, format="int8", double_quant=False),
     LinearCase(13, 50, 40, rank=33, format="fp4"),
     LinearCase(12, 19, 57, rank=2, format="int8", dropout=0.5, dropout_on="input"),

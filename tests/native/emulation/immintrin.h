@@ -200,6 +200,41 @@ inline __m512 _mm512_dpbf16_ps(__m512 sums, __m512bh a, __m512bh b) {
   });
 }
 
+// Within each quarter the words, or pairs of words, of a and b in turn.
+inline __m512i emulated_unpack(__m512i a, __m512i b, int words, bool high) {
+  const emulation::Words x(a), y(b);
+  return emulation::integers([&](int i) {
+    const int at = i % 4, from = i / 4 * 4 + (high ? 2 : 0) + at / (2 * words) * words + at % words;
+    return at / words % 2 == 0 ? x[from] : y[from];
+  });
+}
+inline __m512i _mm512_unpacklo_epi32(__m512i a, __m512i b) {
+  return emulated_unpack(a, b, 1, false);
+}
+inline __m512i _mm512_unpackhi_epi32(__m512i a, __m512i b) {
+  return emulated_unpack(a, b, 1, true);
+}
+inline __m512i _mm512_unpacklo_epi64(__m512i a, __m512i b) {
+  return emulated_unpack(a, b, 2, false);
+}
+inline __m512i _mm512_unpackhi_epi64(__m512i a, __m512i b) {
+  return emulated_unpack(a, b, 2, true);
+}
+inline __m512i _mm512_inserti32x4(__m512i a, __m128i b, int quarter) {
+  const emulation::Words x(a);
+  const emulation::Lanes<uint32_t, 16> y(b);
+  return emulation::integers([&](int i) { return i / 4 == quarter ? y[i % 4] : x[i]; });
+}
+inline __m512i _mm512_broadcast_i64x4(__m256i a) {
+  const emulation::Lanes<uint32_t, 32> x(a);
+  return emulation::integers([&](int i) { return x[i % 8]; });
+}
+inline __m512i _mm512_srli_epi16(__m512i a, unsigned count) {
+  const emulation::Halves x(a);
+  return emulation::integers<uint16_t>(
+      [&](int i) { return static_cast<uint16_t>(count < 16 ? x[i] >> count : 0); });
+}
+
 // Conversions
 
 inline __m512i _mm512_cvtepu8_epi32(__m128i a) {
