@@ -50,24 +50,26 @@ def test_forward_and_gradients(device: torch.device, dtype: torch.dtype):
     rule.check()
 
 
+FOLDED = replace(DENSE, folds=True)
+
+
 @pytest.mark.parametrize("splits", [1, 3])
-@pytest.mark.parametrize("plan", (*FORWARD, DENSE), ids=str)
+@pytest.mark.parametrize("plan", (*FORWARD, DENSE, FOLDED), ids=str)
 def test_every_forward_plan(
     device: torch.device, plan: object, splits: int, monkeypatch: pytest.MonkeyPatch
 ):
     """Three shares of five steps: the last is short; a tail of rows and of columns."""
     plan = replace(plan, splits=splits)
     monkeypatch.setattr(triton_kernel, "forward_plan", lambda problem: plan)
-    monkeypatch.setattr(triton_kernel, "DENSE", replace(DENSE, splits=splits))
     rule = ErrorRule(torch.float16)
     for case in (LinearCase(5, 40, 320, rank=20, bias=True), LinearCase(18, 130, 64, rank=0)):
         judge(rule, case, problem_of(case, torch.float16, device))
     rule.check()
 
 
-@pytest.mark.parametrize("plan", (*BACKWARD, DENSE), ids=str)
+@pytest.mark.parametrize("plan", (*BACKWARD, DENSE, FOLDED), ids=str)
 def test_every_backward_plan(device: torch.device, plan: object, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(triton_kernel, "backward_plan", lambda problem: plan)
+    monkeypatch.setattr(triton_kernel, "backward_plan", lambda problem, fused: plan)
     rule = ErrorRule(torch.float16)
     for case in (LinearCase(18, 130, 128, rank=20), LinearCase(3, 40, 64, rank=0)):
         judge(rule, case, problem_of(case, torch.float16, device))

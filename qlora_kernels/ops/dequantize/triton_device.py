@@ -16,12 +16,15 @@ def dequantize_kernel(
     table,
     out,
     count,
+    width,  # of a row of the weight, and what `out` has between two: only with GAPS
+    gap,
     NESTED: tl.constexpr,
     BITS: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     ROW: tl.constexpr,  # values that share a scale: a block, or a part of one
     ROWS: tl.constexpr,
     WHOLE: tl.constexpr,  # every program has all of its values: no masks, wide loads
+    GAPS: tl.constexpr,  # out's rows lie apart; then ROW values are of one row
 ):
     """out = value * absmax, ROWS x ROW values a program."""
     start = tl.program_id(0).to(tl.int64) * (ROWS * ROW)
@@ -42,4 +45,9 @@ def dequantize_kernel(
     else:
         code = tl.load(codes + start + place, mask=inside, other=0).to(tl.int8, bitcast=True)
         values = code.to(tl.float32) * tl.div_rn(absmax, INT8_MAX)[:, None]
-    tl.store(out + start + place, rounded(values, out.dtype.element_ty), mask=inside)
+    to = out + start + place
+    if GAPS:
+        first = start // width
+        below = ((start - first * width).to(tl.int32) + row * ROW) // width
+        to += (first * gap + below.to(tl.int64) * gap)[:, None]
+    tl.store(to, rounded(values, out.dtype.element_ty), mask=inside)

@@ -1,7 +1,6 @@
 """`qlora_linear` and its gradients on NVIDIA GPUs by Triton kernels."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import torch
 
@@ -15,12 +14,10 @@ from qlora_kernels.gpu.launch import (
     is_aligned,
     launch,
 )
-from qlora_kernels.ops.dequantize import dequantize
-from qlora_kernels.ops.qlora_linear import triton_adapter
+from qlora_kernels.ops.qlora_linear import triton_adapter, triton_dense
 from qlora_kernels.ops.qlora_linear.call import Gradients, Needs
 from qlora_kernels.ops.qlora_linear.triton_plan import (
     COLUMNS,
-    DENSE,
     Plan,
     Problem,
     backward_plan,
@@ -52,9 +49,10 @@ def forward(
     """`y = g * (x W^T + s (drop(x A^T)) B^T) + bias`, [m, n], with g the output scale or 1."""
     x = x.contiguous()
     h = None if adapter is None else triton_adapter.down(x, adapter, seed)
-    plan = forward_plan(_problem(x, base))
-    if plan == DENSE:
-        return _dense_forward(x, base, (adapter, h), bias, output_scale)
+    plan = forward_plan(_problem(x, base, adapter))
+    if plan.way == "dense":
+        folds = plan.folds and triton_dense.can_fold(base)
+        return triton_dense.forward(x, base, (adapter, h), (bias, output_scale), folds)
     return _fused_forward(plan, x, base, (adapter, h), (bias, output_scale))
 
 
@@ -81,41 +79,24 @@ def backward(
     return Gradients(dx, da, db, dy.sum(dim=0) if needs.bias else None)
 
 
-def _problem(rows: torch.Tensor, base: QuantizedTensor) -> Problem:
+def _problem(rows: torch.Tensor, base: QuantizedTensor, adapter: Adapter | None) -> Problem:
     n, k = base.shape
-    aligned = is_aligned(k, base.block_size)
-    return Problem(rows.shape[0], n, k, rows.itemsize, aligned, architecture(rows.device))
-
-
-_Down = tuple[Adapter | None, torch.Tensor | None]  # an adapter and its h
-
-
-def _dense_forward(
-    x: torch.Tensor,
-    base: QuantizedTensor,
-    down: _Down,
-    bias: torch.Tensor | None,
-    output_scale: torch.Tensor | None,
-) -> torch.Tensor:
-    """cuBLAS on W decoded into memory that torch's allocator reuses; the adapter's product is
-    what the large one is added to."""
-    w = dequantize(base, x.dtype)
-    adapter, h = down
-    if adapter is None or h is None:
-        y = x @ w.T
-    else:
-        low = h.to(x.dtype) @ adapter.b.to(x.dtype).T
-        y = torch.addmm(low, x, w.T, out=low)
-    if output_scale is not None:
-        y = (y * output_scale).to(x.dtype)
-    return y if bias is None else y + bias.to(x.dtype)
+    return Problem(
+        rows.shape[0],
+        n,
+        k,
+        0 if adapter is None else adapter.rank,
+        item_bytes=rows.itemsize,
+        is_aligned=is_aligned(k, base.block_size),
+        architecture=architecture(rows.device),
+    )
 
 
 def _fused_forward(
     plan: Plan,
     x: torch.Tensor,
     base: QuantizedTensor,
-    down: _Down,
+    down: triton_dense.Down,
     epilogue: tuple[torch.Tensor | None, torch.Tensor | None],
 ) -> torch.Tensor:
     from qlora_kernels.ops.qlora_linear.triton_device import forward_kernel, sum_splits_kernel
@@ -183,17 +164,11 @@ def _x_gradient(
     from qlora_kernels.ops.qlora_linear.triton_device import backward_x_kernel
 
     (m, n), k = dy.shape, base.shape[1]
-    problem = _problem(dy, base)
-    plan = backward_plan(problem)
     masked, threshold, keep = triton_adapter.masking(adapter, seed, "input")
-    if plan == DENSE and not masked:
-        w = dequantize(base, dy.dtype)
-        if adapter is None or dh is None:
-            return dy @ w
-        low = dh.to(dy.dtype) @ adapter.a.to(dy.dtype)
-        return torch.addmm(low, dy, w, out=low)
-    if plan == DENSE:  # a mask on x falls on the adapter's share alone: only our kernel has it
-        plan = backward_plan(replace(problem, m=FEW_ROWS))
+    # A mask on x falls on the adapter's share alone: only our kernel has it.
+    plan = backward_plan(_problem(dy, base, adapter), fused=masked)
+    if plan.way == "dense":
+        return triton_dense.x_gradient(dy, base, (adapter, dh), plan.folds)
     dx = dy.new_empty(m, k)
     launch(
         backward_x_kernel,
@@ -214,9 +189,6 @@ def _x_gradient(
         enable_fp_fusion=True,
     )
     return dx
-
-
-FEW_ROWS = 63  # for which every problem has a fused plan
 
 
 def compile_cases() -> Iterator[CompileCase]:

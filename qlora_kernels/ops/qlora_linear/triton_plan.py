@@ -1,16 +1,20 @@
-"""The launch rule of qlora_linear on GPUs: a pure function from a problem's sizes to a plan."""
+"""The launch rule of qlora_linear on GPUs: a pure function from a problem's sizes to a plan.
 
+Up to how many rows of x which plan is the best says a table, triton_table.json, for each
+architecture and direction. `python -m bench gpu --stages table` measures it anew.
+"""
+
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
 
 from qlora_kernels.gpu.shares import splits
 
+TABLE = Path(__file__).with_name("triton_table.json")
 COLUMNS = 64  # of W that a program decodes at a time
-SKINNY_ROWS = 16
-
-# Rows of x from which decoding W once and cuBLAS beat decoding it for every tile of rows, by
-# architecture: estimates from instruction counts, to be replaced by measured ones.
-DENSE_FROM = {80: 1024, 89: 1024, 90: 512, 100: 512}
-SCATTERED_BELOW = 64  # the same where the fused kernel reads value by value, or float32
+SCATTERED_BELOW = 64  # rows of x: a fused kernel that reads value by value, or float32
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,7 @@ class Problem:
     m: int
     n: int
     k: int
+    rank: int = 0
     item_bytes: int = 2
     is_aligned: bool = True
     architecture: int = 90
@@ -30,7 +35,8 @@ class Plan:
     """How a product with W is made.
 
     way: "skinny" (scales multiply sums), "tile" (scales multiply weights) or "dense" (W is decoded
-    once into memory, then cuBLAS). splits: shares of the summed dimension, each a program's.
+    once into memory, then cuBLAS). splits: shares of the summed dimension, each a program's. folds:
+    the adapter's product is a part of cuBLAS' own.
     """
 
     way: str
@@ -39,50 +45,82 @@ class Plan:
     num_warps: int = 4
     num_stages: int = 1
     splits: int = 1
+    folds: bool = False
 
 
 DENSE = Plan("dense")
 SCATTERED = Plan("tile", 32, 32)
 SKINNY = Plan("skinny", 16, 128, num_stages=4)
-# By rows of x; the last for all that have more.
-FORWARD = {32: Plan("tile", 32, 128, num_stages=4), 64: Plan("tile", 64, 128, num_stages=3)}
 FORWARD_LARGEST = Plan("tile", 128, 128, num_warps=8, num_stages=3)
-BACKWARD = {16: Plan("tile", 16, 64, num_stages=4), 64: Plan("tile", 64, 64, num_stages=3)}
 BACKWARD_LARGEST = Plan("tile", 128, 64, num_warps=8, num_stages=3)
+# By the names that the table has for them.
+FORWARD = {
+    "skinny": SKINNY,
+    "tile 32": Plan("tile", 32, 128, num_stages=4),
+    "tile 64": Plan("tile", 64, 128, num_stages=3),
+    "tile 128": FORWARD_LARGEST,
+    "dense": DENSE,
+}
+BACKWARD = {
+    "tile 16": Plan("tile", 16, 64, num_stages=4),
+    "tile 64": Plan("tile", 64, 64, num_stages=3),
+    "tile 128": BACKWARD_LARGEST,
+    "dense": DENSE,
+}
+
+Rows = Mapping[str, int | None]  # a plan's name -> up to how many rows; the last has no limit
 
 
 def forward_plan(p: Problem) -> Plan:
     """For y = x W^T."""
-    if p.m >= _dense_from(p):
-        return DENSE
-    if not p.is_aligned or p.item_bytes != 2:
-        return SCATTERED
-    plan = SKINNY if p.m <= SKINNY_ROWS else _by_rows(p.m, FORWARD, FORWARD_LARGEST)
+    if not _is_whole(p):
+        return _dense(p, p.k, p.n) if p.m >= SCATTERED_BELOW else SCATTERED
+    plan = FORWARD[_best("forward", p.m, p.architecture)]
+    if plan == DENSE:
+        return _dense(p, p.k, p.n)
     programs = -(-p.m // plan.block_m) * -(-p.n // plan.block_n)
     return replace(plan, splits=splits(programs, p.k, COLUMNS))
 
 
-def backward_plan(p: Problem) -> Plan:
-    """For dx = dy W."""
-    if p.m >= _dense_from(p):
-        return DENSE
-    if not p.is_aligned or p.item_bytes != 2:
-        return SCATTERED
-    return _by_rows(p.m, BACKWARD, BACKWARD_LARGEST)
+def backward_plan(p: Problem, fused: bool = False) -> Plan:
+    """For dx = dy W; fused: by a kernel of ours, however many rows there are."""
+    if not _is_whole(p):
+        return SCATTERED if p.m < SCATTERED_BELOW or fused else _dense(p, p.n, p.k)
+    plan = BACKWARD[_best("backward", p.m, p.architecture)]
+    if plan == DENSE:
+        return BACKWARD_LARGEST if fused else _dense(p, p.n, p.k)
+    return plan
 
 
 def every_plan() -> tuple[tuple[Plan, ...], tuple[Plan, ...]]:
     """What the rules can return for aligned 16-bit x, forward and backward, but for splits."""
-    forward = (SKINNY, *FORWARD.values(), FORWARD_LARGEST)
-    return forward, (*BACKWARD.values(), BACKWARD_LARGEST)
+    forward, backward = (
+        tuple(plan for plan in plans.values() if plan != DENSE) for plans in (FORWARD, BACKWARD)
+    )
+    return forward, backward
 
 
-def _by_rows(m: int, plans: dict[int, Plan], largest: Plan) -> Plan:
-    return next((plan for rows, plan in plans.items() if m <= rows), largest)
+@cache
+def launch_table() -> dict[int, dict[str, Rows]]:
+    """architecture -> "forward" and "backward" -> rows."""
+    read = json.loads(TABLE.read_text(encoding="utf-8"))
+    return {int(name): {d: row[d] for d in ("forward", "backward")} for name, row in read.items()}
 
 
-def _dense_from(p: Problem) -> int:
-    if not p.is_aligned or p.item_bytes != 2:
-        return SCATTERED_BELOW
-    known = [a for a in DENSE_FROM if a <= p.architecture]
-    return DENSE_FROM[max(known, default=min(DENSE_FROM))]
+@cache
+def _best(direction: str, m: int, architecture: int) -> str:
+    """The plan's name, by the table of the newest architecture that is not newer."""
+    known = launch_table()
+    nearest = max((a for a in known if a <= architecture), default=min(known))
+    rows = known[nearest][direction]
+    return next(name for name, limit in rows.items() if limit is None or m <= limit)
+
+
+def _is_whole(p: Problem) -> bool:
+    """Whether weights are read many at a time, for a matrix instruction of 16-bit values."""
+    return p.is_aligned and p.item_bytes == 2
+
+
+def _dense(p: Problem, summed: int, made: int) -> Plan:
+    """Folding copies rows [m, summed]; adding moves results [m, made] twice."""
+    return replace(DENSE, folds=p.rank > 0 and p.is_aligned and summed <= made)
