@@ -23,6 +23,7 @@ STUDIES: dict[str, str] = {
     "merge-7b": "bench.merge_7b",
     "merging": "bench.merging.command",
     "planner": "bench.planner.command",
+    "quality": "bench.quality.command",
     "results": "bench.results_page",
     "train-step": "bench.train_step.command",
     "watch-cost": "bench.watch_cost",

@@ -78,15 +78,15 @@ def definitions(wordnet: Path, style: str) -> list[Row]:
     return rows
 
 
-def plain_text(wordnet: Path) -> str:
-    """Sentences that none of the tasks trains on: the examples of verbs."""
+def plain_text(wordnet: Path, seed: int = SPLIT_SEED) -> str:
+    """Sentences that none of the tasks trains on: the examples of verbs, drawn by `seed`."""
     sentences = [
         example
         for s in synsets(wordnet, "verb")
         for example in s.examples
         if MIN_WORDS < len(example.split()) <= MAX_EXAMPLE_WORDS
     ]
-    return "\n".join(Random(SPLIT_SEED).sample(sentences, TEXT_SENTENCES)) + "\n"
+    return "\n".join(Random(seed).sample(sentences, TEXT_SENTENCES)) + "\n"
 
 
 def write_rows(rows: Iterable[Row], path: Path) -> Path:

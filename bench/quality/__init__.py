@@ -1,0 +1,1 @@
+"""What formats and methods are worth: perplexity, accuracy and forgetting of SmolLM2, by seeds."""
