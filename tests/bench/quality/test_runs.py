@@ -36,7 +36,7 @@ def found(name: str, wordnet: Path) -> dict:
     return process.run(Run(CONFIGURATIONS[name], 0), TINY, wordnet)
 
 
-@pytest.mark.parametrize("name", ["full", "prompt"])
+@pytest.mark.parametrize("name", ["full", "qlora"])
 def test_a_trained_run(name: str, wordnet: Path):
     row = found(name, wordnet)
     assert len(row["training"]) == 2 and [step for step, _ in row["validation"]] == [1, 2]
