@@ -50,4 +50,8 @@ KERNELS = {
     ),
     "quantize_kernel": CudaWork("quantize", 8),
     "quantize_scales_kernel": CudaWork("quantize", 8),
+    # How many scales are tried, machine code cannot tell. Shared memory: blocks of 64, weighed.
+    "search_scales_kernel": CudaWork(
+        "quantize", 2, has_bound=False, shared_bytes=lambda _: 2 * 2 * 64 * 4
+    ),
 }

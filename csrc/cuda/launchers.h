@@ -57,6 +57,26 @@ struct Quantize {
 // absmax = max |w| of each block, code = nearest(w / absmax)
 void quantize(const Quantize& task, cudaStream_t stream);
 
+// What an error in each column counts, where values are not null.
+struct Importance {
+  const float* values;  // [columns]
+  int64_t columns;
+};
+
+struct Ratios {
+  const float* values;  // [num]
+  int num;
+};
+
+// absmax = the best of max |w| and its multiples by these ratios, code = nearest(w / absmax)
+void search_scales(const Quantize& task, const Importance& importance, const Ratios& ratios,
+                   cudaStream_t stream);
+
+// The same of each block's 8-bit scale and its two neighbours, which takes the scale's place in
+// `scale_codes`; `scales` decodes them, task.absmax is not touched.
+void search_nested(const Quantize& task, const Importance& importance, const Scales& scales,
+                   uint8_t* scale_codes, cudaStream_t stream);
+
 // Block scales that are double-quantized.
 struct QuantizeScales {
   const float *absmax, *offset;  // [size], [1]

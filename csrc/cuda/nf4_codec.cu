@@ -28,6 +28,7 @@ __device__ unsigned warp_id() {
 #include "dequantize.inl"
 #include "quantize.inl"
 #include "quantize_scales.inl"
+#include "scale_search.inl"
 
 }  // namespace
 
@@ -51,6 +52,24 @@ void quantize(const Quantize& task, cudaStream_t stream) {
     using Element = std::remove_pointer_t<decltype(tag)>;
     choose(task.is_int8,
            [&](auto is_int8) { launch_quantize<Element, is_int8.value>(task, stream); });
+  });
+}
+
+void search_scales(const Quantize& task, const Importance& importance, const Ratios& ratios,
+                   cudaStream_t stream) {
+  const Multiples candidates{ratios.values, ratios.num, task.absmax};
+  dispatch(task.type, [&](auto* tag) {
+    using Element = std::remove_pointer_t<decltype(tag)>;
+    launch_search<Element>(task, importance, candidates, stream);
+  });
+}
+
+void search_nested(const Quantize& task, const Importance& importance, const Scales& scales,
+                   uint8_t* scale_codes, cudaStream_t stream) {
+  const Neighbours candidates{scales.map, scales.nested_absmax, scales.offset, scale_codes};
+  dispatch(task.type, [&](auto* tag) {
+    using Element = std::remove_pointer_t<decltype(tag)>;
+    launch_search<Element>(task, importance, candidates, stream);
   });
 }
 

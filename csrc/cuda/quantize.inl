@@ -140,8 +140,8 @@ __global__ void __launch_bounds__(QUANTIZE_WARPS* WARP)
   }
 }
 
-template <class Element, bool IS_INT8>
-void launch_quantize(const Quantize& how, cudaStream_t stream) {
+template <class Element>
+QuantizeTask<Element> quantize_task(const Quantize& how) {
   QuantizeTask<Element> task{static_cast<const Element*>(how.input),
                              how.size,
                              how.block_shift,
@@ -149,7 +149,13 @@ void launch_quantize(const Quantize& how, cudaStream_t stream) {
                              how.codes,
                              how.absmax,
                              how.is_bad};
-  if (!IS_INT8) task.book = Codebook::of(how.codebook);
+  if (!how.is_int8) task.book = Codebook::of(how.codebook);
+  return task;
+}
+
+template <class Element, bool IS_INT8>
+void launch_quantize(const Quantize& how, cudaStream_t stream) {
+  const auto task = quantize_task<Element>(how);
   const int64_t span = std::max(task.block_size(), int64_t{SPAN});
   const auto blocks = static_cast<unsigned>(num_blocks(how.size, span * QUANTIZE_WARPS));
   launch({"quantize", blocks, QUANTIZE_WARPS * WARP, 0, stream}, quantize_kernel<Element, IS_INT8>,

@@ -20,13 +20,38 @@ def test_bits(cuda: None, format: str, block_size: int, dtype: torch.dtype):
     for size in SIZES:
         w = weights(size).to(dtype).nan_to_num()
         for double_quant in (False, True):
-            ours = qk.quantize(w, format, block_size, double_quant)
-            with qk.use_backend("reference"):
-                truth = qk.quantize(w, format, block_size, double_quant)
-            for name in PARTS:
-                left, right = getattr(ours, name), getattr(truth, name)
-                assert (left is None) == (right is None)
-                assert left is None or torch.equal(bits(left), bits(right)), f"{name} of {size}"
+            same(w, format, block_size, double_quant)
+
+
+def same(w: torch.Tensor, *how: object, importance: torch.Tensor | None = None) -> None:
+    """All parts have the bits that the reference gives them."""
+    ours = qk.quantize(w, *how, importance=importance)
+    with qk.use_backend("reference"):
+        truth = qk.quantize(w, *how, importance=importance)
+    for name in PARTS:
+        left, right = getattr(ours, name), getattr(truth, name)
+        assert (left is None) == (right is None)
+        assert left is None or torch.equal(bits(left), bits(right)), f"{name} of {list(w.shape)}"
+
+
+SEARCHES = ((0, 64), (1, 32), (65, 32), (333, 64), (777, 512))
+
+
+@pytest.mark.parametrize("format", ["nf4", "fp4", "nf4-tuned"])
+def test_searched_scales(cuda: None, format: str):
+    for i, (size, block_size) in enumerate(SEARCHES):
+        w = weights(size).to(FLOAT_DTYPES[i % 3]).nan_to_num()
+        for double_quant in (False, True):
+            same(w, format, block_size, double_quant, True)
+
+
+def test_searched_scales_of_columns_that_count_differently(cuda: None):
+    """Blocks straddle rows, and the last one is short; some columns count nothing."""
+    w = weights(7 * 45).view(7, 45)
+    importance = torch.rand(45, generator=torch.Generator().manual_seed(0)).square()
+    importance[::6] = 0.0
+    for format in ("nf4", "nf4-tuned"):
+        same(w, format, 64, True, True, importance=importance)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -52,5 +77,5 @@ def test_outputs_stay_inside_their_memory(cuda: None, format: str):
             moved.copy_(w)
             outputs = [part.data_ptr() for part in (codes, absmax, is_bad)]
             how = (cuda_module.element(w), [5001, 64], FORMATS[format].codebook)
-            module.quantize(moved.data_ptr(), *how, outputs, 0)
+            module.quantize(module.Quantize(moved.data_ptr(), *how, outputs), 0)
             assert torch.equal(codes, truth.codes) and torch.equal(absmax, truth.scales)

@@ -1,9 +1,13 @@
-"""Quantization by CUDA kernels: one over the weight, one over its scales."""
+"""Quantization by CUDA kernels: one over the weight, one over its scales; searched scales take one
+more over the weight, for the 8-bit ones.
+"""
+
+from functools import cache
 
 import torch
 
 from qlora_kernels.formats import QuantizedTensor, QuantSpec
-from qlora_kernels.formats.codebooks import FORMATS, dynamic_map
+from qlora_kernels.formats.codebooks import FORMATS, dynamic_map, scale_ratios
 from qlora_kernels.gpu import cuda_module
 from qlora_kernels.ops.quantize.rule import nested_offset, refuse_nonfinite
 
@@ -11,29 +15,51 @@ BACKEND = "cuda"
 
 
 def refuses(w: torch.Tensor, spec: QuantSpec, importance: torch.Tensor | None) -> str | None:
-    """Takes float32, bfloat16 and float16 on an NVIDIA GPU; a scale is its block's absmax."""
-    return "scales are searched for" if spec.ratios else cuda_module.misplaced("w", w)
+    """Takes float32, bfloat16 and float16 on an NVIDIA GPU."""
+    return cuda_module.misplaced("w", w)
 
 
 def quantize(
     w: torch.Tensor, spec: QuantSpec, importance: torch.Tensor | None = None
 ) -> QuantizedTensor:
-    """Codes and absmax in one pass over w; scales of scales in a second one over absmax."""
+    """Codes and scales in one pass over w, scales of scales in a second one over them; and where
+    scales were searched, the codes once more for the scales that double quantization leaves.
+    """
     kernels, count = cuda_module.kernels(), w.numel()
     w = w.detach().contiguous()
     codes = w.new_empty((spec.num_code_bytes(count), 1), dtype=torch.uint8)
     absmax = w.new_empty(spec.num_blocks(count), dtype=torch.float32)
     is_bad = w.new_zeros(1, dtype=torch.int32)
     outputs = [part.data_ptr() for part in (codes, absmax, is_bad)]
-    how = (cuda_module.element(w), [count, spec.block_size], FORMATS[spec.format].codebook)
+    shape, codebook = [count, spec.block_size], FORMATS[spec.format].codebook
+    task = kernels.Quantize(w.data_ptr(), cuda_module.element(w), shape, codebook, outputs)
+    counts = _counted(importance)
     with cuda_module.stream_of(w) as stream:
-        kernels.quantize(w.data_ptr(), *how, outputs, stream)
+        if spec.ratios:
+            kernels.search_scales(task, counts, _counted(_ratios(spec.format, w.device)), stream)
+        else:
+            kernels.quantize(task, stream)
     if is_bad.item():
         refuse_nonfinite(w, int((~w.reshape(-1).float().isfinite()).to(torch.uint8).argmax()))
     parts: tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None] = (absmax, None, None)
     if spec.double_quant:
-        parts = _quantize_scales(absmax, spec)
+        scales, nested, offset = _quantize_scales(absmax, spec)
+        if spec.ratios:
+            four = (scales, nested, dynamic_map(w.device), offset)
+            with cuda_module.stream_of(w) as stream:
+                kernels.search_nested(task, counts, [part.data_ptr() for part in four], stream)
+        parts = (scales, nested, offset)
     return QuantizedTensor(codes, *parts, w.shape, w.dtype, spec.format, spec.block_size)
+
+
+def _counted(values: torch.Tensor | None) -> tuple[int, int]:
+    """Its address, 0 for none, and how many there are."""
+    return (0, 0) if values is None else (values.data_ptr(), values.numel())
+
+
+@cache
+def _ratios(format_name: str, device: torch.device) -> torch.Tensor:
+    return torch.tensor(scale_ratios(format_name), dtype=torch.float32, device=device)
 
 
 def _quantize_scales(
