@@ -49,13 +49,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.plan:
         print(described(left, finished))
         return 0
+    failed = 0
     if not arguments.page:
-        for one in left[: arguments.most]:
-            if (code := take(one, finished)) != 0:
-                return code
+        failed = take_all(left[: arguments.most], finished)
     path = write_pages(finished, arguments.output)
     say(f"written to {path}")
-    return 0
+    return int(failed > 0)
 
 
 def chosen(arguments: argparse.Namespace) -> Iterable[Run]:
@@ -88,21 +87,32 @@ def described(left: Sequence[Run], finished: Finished) -> str:
     return "\n".join([*lines, f"{done} finished, {len(left)} left: {sum(minutes):.0f} minutes"])
 
 
-def take(one: Run, finished: Finished) -> int:
+def take_all(left: Sequence[Run], finished: Finished) -> int:
+    """One after the other; those that fail are told and left for another time. How many did."""
+    failed = 0
+    try:
+        for one in left:
+            try:
+                take(one, finished)
+            except InputError as error:
+                say(str(error))
+                failed += 1
+    except KeyboardInterrupt:
+        say("interrupted; the same command goes on from here")
+    return failed
+
+
+def take(one: Run, finished: Finished) -> None:
     """Run it in a process of its own and keep what it found."""
     model, wordnet = fetch_model(say), fetch_wordnet(say)
     words = [str(model), str(wordnet), one.configuration.name, str(one.seed)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    try:
-        result = subprocess.run(
-            [sys.executable, "-m", "bench.quality.process", *words],
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-    except KeyboardInterrupt:
-        say("interrupted; the same command goes on from here")
-        return 130
+    result = subprocess.run(
+        [sys.executable, "-m", "bench.quality.process", *words],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     if result.returncode:
         said = " ".join(result.stderr.split())[-TAIL:]
         raise InputError(f"quality: {one.name} should run, did not: {said}")
@@ -111,7 +121,6 @@ def take(one: Run, finished: Finished) -> int:
     shown = ("right", "loss", "english", "python", "intents_right", "peak_mib", "diverged")
     told = ", ".join(f"{k} {_told(found[k])}" for k in shown if k in found)
     say(f"{one.name}: {told}, {found['cpu_seconds']:.0f} s")
-    return 0
 
 
 def _told(value: object) -> str:

@@ -35,7 +35,12 @@ def write_pages(finished: Finished, folder: Path) -> Path:
     runs = finished.all()
     results = by_configuration(runs)
     rows = [runs[name] for name in sorted(runs)]
-    record = {"command": COMMAND, **provenance(PACKAGES), "runs": rows}
+    record = {
+        "command": COMMAND,
+        **provenance(PACKAGES),
+        "claims": [row for judgement in judge(usable(results)) for row in claim_rows(judgement)],
+        "runs": rows,
+    }
     write_text(folder / "record.json", json.dumps(record, indent=1) + "\n")
     plot_methods(results, folder / "methods.png")
     frontier.plot(results, folder / "frontier.png")
@@ -79,6 +84,18 @@ def claims_table(results: Results) -> str:
     """A line per claim and metric."""
     lines = [line for judgement in judge(results) for line in _claim_lines(judgement)]
     return markdown(["claim", "source", "by", "gain", "verdict"], lines)
+
+
+def claim_rows(judgement: Judgement) -> Iterator[dict[str, Any]]:
+    """For the record: a row per metric."""
+    for metric, gain in judgement.gains.items():
+        ends = (None, None, None) if gain is None else (gain.mean, gain.low, gain.high)
+        yield {
+            "claim": judgement.claim.text,
+            "by": NAMES[metric],
+            **dict(zip(("gain", "low", "high"), ends, strict=True)),
+            "verdict": judgement.verdicts[metric],
+        }
 
 
 def _claim_lines(judgement: Judgement) -> Iterator[list[str]]:

@@ -62,6 +62,22 @@ def doctor(r: Mapping[str, Any]) -> Line:
     return "`qlora doctor` on faults put in on purpose", figure
 
 
+def train_step(r: Mapping[str, Any]) -> Line:
+    """How much faster ours is than peft with bitsandbytes, where neither was refused."""
+    times = {row["line"]: row.get("times_slower_than_ours") for row in r["rows"]}
+    shown = {"qlora own-default": "", "qlora raised": " raised", "lora raised": ", 16-bit LoRA"}
+    told = [f"{times[name]:.2f}x{word}" for name, word in shown.items() if times.get(name)]
+    what = f"a training step of ours against peft + bitsandbytes, {r['problem']['title']}"
+    return what, ", ".join(told) or "refused: the losses differ"
+
+
+def quality(r: Mapping[str, Any]) -> Line:
+    verdicts = [row["verdict"] for row in r["claims"]]
+    kinds = ("held", "refuted", "undecided", "not yet run")
+    figure = ", ".join(f"{verdicts.count(kind)} {kind}" for kind in kinds)
+    return "what the literature claims of formats and methods, on SmolLM2", figure
+
+
 # The record and what its line says; in this order. Kernels follow by themselves.
 LINES: dict[str, Callable[[Mapping[str, Any]], Line]] = {
     "demo/report.json": demo,
@@ -71,6 +87,8 @@ LINES: dict[str, Callable[[Mapping[str, Any]], Line]] = {
     "doctor/record.json": doctor,
     "planner/record.json": planner,
     "watch-cost/smollm2.json": watch,
+    "train-step/smollm2-135m-instruct-4x128.json": train_step,
+    "quality/record.json": quality,
 }
 
 

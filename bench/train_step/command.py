@@ -10,7 +10,7 @@ from pathlib import Path
 from bench.train_step.lines import DEFAULT_METHODS, lines
 from bench.train_step.measure import Rounds, judged, measure
 from bench.train_step.methods import METHODS
-from bench.train_step.problem import STACKS, Problem, attention_for
+from bench.train_step.problem import SMOLLM2, STACKS, Problem, attention_for
 from bench.train_step.record import dtype_name, page, plot, record_of
 from qlora.demo.fetch import fetch_model
 from qlora.spelling import did_you_mean
@@ -24,8 +24,6 @@ Each line runs in a process of its own, all in turn in each round; a line whose 
 of the peer that does the same gets no speed. On a machine without a GPU nothing else should run
 meanwhile. About 8 minutes for SmolLM2 on 2 cores; for a part of a large model:
   python -m bench train-step --model llama-7b --layers 1 --rows 1 --rounds 3 --steps 1"""
-
-SMOLLM2 = "smollm2"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -15,6 +15,7 @@ from qlora_kernels.errors import InputError
 FIXTURES = Path("tests/fixtures")
 TINY = FIXTURES / "tiny_shakespeare_llama"
 TEXT = FIXTURES / "sonnets.txt"
+SMOLLM2 = "smollm2"  # the real one, not a stack of its shape
 STACK_VOCABULARY = 1024  # of the tiny fixture's tokenizer, which reads the verse for a stack
 # All of these are built as Llama builds them; gpt2 has other blocks.
 STACKS = {name: shape for name, shape in MODELS.items() if not shape.traits.gpt2}
@@ -33,7 +34,7 @@ class Problem:
     """
 
     model: str
-    layers: int = 2
+    layers: int = 1
     rows: int = 4
     tokens: int = 128
     rank: int = 16

@@ -10,7 +10,8 @@ from bench.merging.table import markdown
 from bench.train_step.agreement import Agreement
 from bench.train_step.lines import GUIDE
 from bench.train_step.measure import BASIS, Measured, Rounds, times_slower
-from bench.train_step.problem import Problem
+from bench.train_step.problem import SMOLLM2, Problem, attention_for
+from qlora.demo.fetch import FOLDER
 from qlora.models import compute_dtype
 from qlora.provenance import provenance
 
@@ -35,21 +36,38 @@ def record_of(
 ) -> dict[str, Any]:
     """Everything, ready for JSON; a line that disagrees with its twin has no speed."""
     refused = {agreement.name for agreement in agreed if not agreement.holds}
-    basis = found.get(BASIS)
+    basis = None if BASIS in refused else found.get(BASIS)
     return {
+        "command": command(problem, rounds),
         **provenance(PACKAGES),
         "problem": {**asdict(problem), "title": problem.title},
         "dtype": dtype_name(),
         **asdict(rounds),
-        "agreements": [{**asdict(a), "holds": a.holds} for a in agreed],
-        "lines": {
-            name: _line(measured, name in refused, None if BASIS in refused else basis, problem)
+        "rows": [
+            {"line": name, **_row(measured, name in refused, basis, problem)}
             for name, measured in found.items()
-        },
+        ],
+        "agreements": [{**asdict(a), "holds": a.holds} for a in agreed],
     }
 
 
-def _line(m: Measured, refused: bool, basis: Measured | None, problem: Problem) -> dict[str, Any]:
+def command(problem: Problem, rounds: Rounds) -> str:
+    """What measures the same again; a folder of a model is told by its name only if it is ours."""
+    default = Problem(SMOLLM2)
+    model = problem.model if problem.model != str(FOLDER) else SMOLLM2
+    words = ["python -m bench train-step", f"--model {model}"]
+    if not problem.is_folder:
+        words.append(f"--layers {problem.layers}")
+    for name in ("rows", "tokens", "rank", "seed"):
+        if (value := getattr(problem, name)) != getattr(default, name):
+            words.append(f"--{name} {value}")
+    if problem.attention != attention_for(problem.tokens):
+        words.append(f"--attention {problem.attention}")
+    words += ["--checkpointing"] * problem.checkpointing
+    return " ".join([*words, f"--rounds {rounds.rounds} --steps {rounds.steps}"])
+
+
+def _row(m: Measured, refused: bool, basis: Measured | None, problem: Problem) -> dict[str, Any]:
     told: dict[str, Any] = {
         **asdict(m.line),
         "title": m.line.way.title,
@@ -75,7 +93,7 @@ def _line(m: Measured, refused: bool, basis: Measured | None, problem: Problem) 
 
 def table(record: Mapping[str, Any]) -> str:
     """Markdown, one line of the comparison each."""
-    return markdown(HEAD, [_cells(line) for line in record["lines"].values()])
+    return markdown(HEAD, [_cells(row) for row in record["rows"]])
 
 
 def _cells(line: Mapping[str, Any]) -> list[str]:
@@ -132,20 +150,20 @@ def plot(record: Mapping[str, Any], path: Path) -> Path:
 
     figure = Figure(figsize=(12, 5), layout="constrained")
     curves, bars = figure.subplots(1, 2)
-    lines = record["lines"]
-    for place, (name, line) in enumerate(lines.items()):
+    lines = record["rows"]
+    for place, line in enumerate(lines):
         # Equal curves lie on each other: later ones are thinner, so that all are seen.
         width = 1 + 6 * (1 - place / len(lines))
         steps = range(1, len(line["losses"]) + 1)
-        curves.plot(steps, line["losses"], label=name, linewidth=width, alpha=0.7)
+        curves.plot(steps, line["losses"], label=line["line"], linewidth=width, alpha=0.7)
     curves.set(xlabel="step", ylabel="loss", title=record["problem"]["title"])
     curves.legend(fontsize="small")
-    timed = {name: line for name, line in lines.items() if not line["refused"]}
-    rates = [line["tokens_per_second"] for line in timed.values()]
-    below = [line["tokens_per_second"] - line["slowest"] for line in timed.values()]
-    above = [line["fastest"] - line["tokens_per_second"] for line in timed.values()]
+    timed = [line for line in lines if not line["refused"]]
+    rates = [line["tokens_per_second"] for line in timed]
+    below = [line["tokens_per_second"] - line["slowest"] for line in timed]
+    above = [line["fastest"] - line["tokens_per_second"] for line in timed]
     bars.barh(range(len(timed)), rates, xerr=[below, above])
-    bars.set_yticks(range(len(timed)), list(timed))
+    bars.set_yticks(range(len(timed)), [line["line"] for line in timed])
     bars.invert_yaxis()
     bars.set(xlabel="tokens/s, median of the rounds; bars: slowest to fastest")
     figure.savefig(path, dpi=110)

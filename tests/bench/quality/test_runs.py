@@ -12,6 +12,7 @@ from bench.quality.finished import Finished, by_configuration, estimated_minutes
 from bench.quality.page import page
 from bench.quality.plan import CONFIGURATIONS, Run, runs
 from qlora.train.action import Diverged
+from qlora_kernels.errors import InputError
 
 TINY = Path(__file__).parents[2] / "fixtures" / "tiny_shakespeare_llama"
 
@@ -75,20 +76,22 @@ def test_finished_runs_are_not_run_again(
 ):
     taken: list[str] = []
 
-    def take(one: Run, finished: Finished) -> int:
+    def take(one: Run, finished: Finished) -> None:
         taken.append(one.name)
+        if len(taken) == 1:
+            raise InputError("quality: what failed should be tried again")
         finished.keep(one, made_up(one))
-        return 0
 
     monkeypatch.setattr(command, "take", take)
     words = ["quality", "--output", str(tmp_path / "out"), "--folder"]
     some = ["--only", "qlora", "few-shot", "--seeds", "0", "1"]
-    assert bench.main([*words, str(tmp_path / "a"), *some, "--most", "1"]) == 0
+    assert bench.main([*words, str(tmp_path / "a"), *some, "--most", "2"]) == 1
+    assert taken == ["qlora-seed-0", "qlora-seed-1"]
     assert bench.main([*words, str(tmp_path / "a"), *some]) == 0
-    assert taken == ["qlora-seed-0", "qlora-seed-1", "few-shot-seed-0", "few-shot-seed-1"]
+    assert taken[2:] == ["qlora-seed-0", "few-shot-seed-0", "few-shot-seed-1"]
     # A later sitting elsewhere has the committed record alone.
     assert bench.main([*words, str(tmp_path / "b"), *some]) == 0
-    assert len(taken) == 4
+    assert len(taken) == 5
     capsys.readouterr()
     assert bench.main([*words, str(tmp_path / "b"), "--plan"]) == 0
     shown = capsys.readouterr().out

@@ -4,13 +4,14 @@ import pytest
 from matplotlib.image import imread
 
 from bench.train_step.agreement import Agreement
-from bench.train_step.command import slug
+from bench.train_step.command import add_arguments, problem_of, slug
 from bench.train_step.energy import _rapl, spent
 from bench.train_step.lines import Line, lines
 from bench.train_step.measure import Measured, Rounds, judged
 from bench.train_step.problem import TINY, Problem, attention_for, batches, stack_config
 from bench.train_step.record import page, plot, record_of
 from bench.train_step.worker import Worker
+from qlora.cli import Parser
 from qlora_kernels.errors import InputError
 
 PROBLEM = Problem(str(TINY), rows=2, tokens=48)
@@ -48,7 +49,18 @@ def test_the_table_has_speeds_of_lines_that_agree_only(record: dict):
     assert "| 384.0 | 384.0 to 384.0 | 1.00 |" in text
     [refused] = [line for line in text.splitlines() if "| refused |" in line]
     assert "| raised |" in refused and refused.count("refused") == 5
-    assert "seconds" not in record["lines"]["qlora raised"]
+    [raised] = [row for row in record["rows"] if row["line"] == "qlora raised"]
+    assert "seconds" not in raised
+
+
+def test_the_record_names_the_command_that_makes_it_again(record: dict):
+    assert record["command"] == (
+        f"python -m bench train-step --model {TINY} --rows 2 --tokens 48 --rounds 1 --steps 3"
+    )
+    parser = Parser("bench", "", "")
+    add_arguments(parser)
+    again = problem_of(parser.parse_strictly(record["command"].split()[4:]))
+    assert again == PROBLEM
 
 
 def test_the_picture_is_drawn(record: dict, tmp_path):
