@@ -66,6 +66,11 @@ def force_from_environment(name: str | None) -> None:
         _forced = name
 
 
+def may_run(backend: str) -> bool:
+    """Whether this backend runs here, and no other is forced."""
+    return _forced in (None, backend) and _AVAILABLE[backend]() is None
+
+
 class Room:
     """The kernels of one op, best first."""
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from functools import cache, wraps
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -53,9 +54,21 @@ def state_maps() -> Any:
     return cpu().StateMaps(dynamic_map(device).tolist(), dynamic_map(device, False).tolist())
 
 
+# Looked at once for each tensor that is used again, as a layer's is.
+_weights: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+
+
 def weight(q: Any) -> Any:
-    """A QuantizedTensor as kernels take it: a view, valid while q lives."""
-    return cpu().Weight(q, tables(q.format))
+    """A QuantizedTensor as kernels take it; each call reads anew where its memory is."""
+    known = _weights.get(q)
+    if known is None:
+        known = _weights[q] = cpu().Weight(q, tables(q.format))
+    return known
+
+
+def knows(q: Any) -> bool:
+    """Whether kernels have taken this QuantizedTensor before."""
+    return q in _weights
 
 
 def telling_stale(run: Callable[..., Any]) -> Callable[..., Any]:

@@ -12,26 +12,6 @@ int64_t ceil_divide(int64_t value, int64_t divisor) {
   return (value + divisor - 1) / divisor;
 }
 
-ScalesView scales_view(py::handle q, int64_t num_blocks, const float* dynamic_map) {
-  const TensorView scales = view(q.attr("scales"), "scales");
-  scales.expect_shape({num_blocks});
-  ScalesView result;
-  const py::object nested_absmax = q.attr("nested_absmax");
-  if (nested_absmax.is_none()) {
-    result.absmax = scales.as<float>();
-    return result;
-  }
-  const TensorView nested = view(nested_absmax, "nested_absmax");
-  nested.expect_shape({ceil_divide(num_blocks, NESTED_BLOCK)});
-  const TensorView offset = view(q.attr("nested_offset"), "nested_offset");
-  offset.expect_shape({});
-  result.codes = scales.as<uint8_t>();
-  result.nested_absmax = nested.as<float>();
-  result.map = dynamic_map;
-  result.offset = *offset.as<float>();
-  return result;
-}
-
 }  // namespace
 
 Tables::Tables(const std::optional<std::vector<float>>& codebook_values,
@@ -61,31 +41,63 @@ int block_shift_of(int64_t block_size) {
 }
 
 Weight::Weight(const py::object& q, const py::object& format_tables)
-    : quantized_tensor(q), tables(format_tables) {
-  const auto& format = tables.cast<const Tables&>();
+    : codes_(q.attr("codes")),
+      scales_(q.attr("scales")),
+      nested_absmax_(q.attr("nested_absmax")),
+      nested_offset_(q.attr("nested_offset")),
+      tables_(format_tables) {
+  const auto& format = tables_.cast<const Tables&>();
   const auto shape = q.attr("shape").cast<std::vector<int64_t>>();
-  view.k = shape.empty() ? 1 : shape.back();
-  view.n = 1;
-  for (size_t i = 0; i + 1 < shape.size(); ++i) view.n *= shape[i];
-  view.block_shift = block_shift_of(q.attr("block_size").cast<int64_t>());
-  view.codebook = format.codebook_or_null();
-  view.rounded = &format.rounded;
+  view_.k = shape.empty() ? 1 : shape.back();
+  view_.n = 1;
+  for (size_t i = 0; i + 1 < shape.size(); ++i) view_.n *= shape[i];
+  view_.block_shift = block_shift_of(q.attr("block_size").cast<int64_t>());
+  view_.codebook = format.codebook_or_null();
+  view_.rounded = &format.rounded;
+  dynamic_map_ = format.dynamic_map.data();
+  current();
+}
 
-  const int64_t size = view.n * view.k;
-  const TensorView codes = bindings::view(q.attr("codes"), "codes");
-  codes.expect_shape({view.codebook != nullptr ? ceil_divide(size, 2) : size, 1});
-  view.codes = codes.as<uint8_t>();
-  view.scales = scales_view(q, ceil_divide(size, view.block_size()), format.dynamic_map.data());
+const WeightView& Weight::current() {
+  const TensorView codes = view(codes_, "codes");
+  codes.expect_shape({view_.codebook != nullptr ? ceil_divide(size(), 2) : size(), 1});
+  view_.codes = codes.as<uint8_t>();
+  view_.scales = current_scales();
+  return view_;
+}
+
+ScalesView Weight::current_scales() const {
+  const int64_t num_blocks = ceil_divide(size(), view_.block_size());
+  const TensorView scales = view(scales_, "scales");
+  scales.expect_shape({num_blocks});
+  ScalesView result;
+  if (nested_absmax_.is_none()) {
+    result.absmax = scales.as<float>();
+    return result;
+  }
+  const TensorView nested = view(nested_absmax_, "nested_absmax");
+  nested.expect_shape({ceil_divide(num_blocks, NESTED_BLOCK)});
+  const TensorView offset = view(nested_offset_, "nested_offset");
+  offset.expect_shape({});
+  result.codes = scales.as<uint8_t>();
+  result.nested_absmax = nested.as<float>();
+  result.map = dynamic_map_;
+  result.offset = *offset.as<float>();
+  return result;
 }
 
 AdapterView adapter_view(py::handle adapter, py::handle seed, const WeightView& weight) {
+  static const Attribute factor_a("a"), factor_b("b"), scaling("scaling");
   AdapterView result;
   if (adapter.is_none()) return result;
-  const TensorView a = view(adapter.attr("a"), "a");
-  result.rank = a.shape.empty() ? 0 : a.shape[0];
+  const TensorView a = view(factor_a.of(adapter), "a");
+  if (a.shape.size() != 2) a.expect_shape({-1, weight.k});
+  result.rank = a.shape[0];
   result.a = a.matrix(result.rank, weight.k);
-  result.b = view(adapter.attr("b"), "b").matrix(weight.n, result.rank);
-  result.scaling = adapter.attr("scaling").cast<float>();
+  const TensorView b = view(factor_b.of(adapter), "b");
+  b.expect_shape({weight.n, result.rank});
+  result.b = b.matrix(weight.n, result.rank);
+  result.scaling = scaling.of(adapter).cast<float>();
   if (seed.is_none()) return result;
   const bool on_input = adapter.attr("dropout_on").cast<std::string>() == "input";
   result.dropout_on = on_input ? DropoutOn::input : DropoutOn::rank;

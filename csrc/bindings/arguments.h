@@ -26,12 +26,21 @@ struct Tables {
   const Codebook* codebook_or_null() const { return codebook ? &*codebook : nullptr; }
 };
 
-// A QuantizedTensor. It keeps the Python objects alive that its view points into.
-struct Weight {
-  WeightView view;
-  py::object quantized_tensor, tables;
-
+// A QuantizedTensor. It keeps its tensors alive and reads them anew for each call, since their
+// memory may have moved (`tensor.data = ...`, sharding) while the Python objects stayed.
+class Weight {
+ public:
   Weight(const py::object& q, const py::object& format_tables);
+
+  const WeightView& current();
+
+ private:
+  int64_t size() const { return view_.n * view_.k; }
+  ScalesView current_scales() const;
+
+  WeightView view_;
+  const float* dynamic_map_;
+  py::object codes_, scales_, nested_absmax_, nested_offset_, tables_;
 };
 
 // log2 of a block size; throws unless it is a power of two from 32 to 4096.

@@ -75,13 +75,14 @@ void quantize_scales(py::handle absmax, float offset, const Tables& tables, py::
   without_gil([&](const auto& kernels) { kernels.quantize_scales(task, checked(num_threads)); });
 }
 
-void dequantize(const Weight& weight, py::handle out, int num_threads) {
+void dequantize(Weight& weight, py::handle out, int num_threads) {
   const TensorView target = view(out, "out");
-  const int64_t n = weight.view.n, k = weight.view.k;
+  const WeightView& source = weight.current();
+  const int64_t n = source.n, k = source.k;
   if (target.size() != n * k) target.expect_shape({n, k});
   const OutputView values{target.data, target.floating(), n, k};
   without_gil(
-      [&](const auto& kernels) { kernels.dequantize(weight.view, values, checked(num_threads)); });
+      [&](const auto& kernels) { kernels.dequantize(source, values, checked(num_threads)); });
 }
 
 void dropout_mask(py::handle seed, double p, py::handle out, int num_threads) {
@@ -106,16 +107,16 @@ void expect_some(const py::list& layers) {
 void qlora_linear_forward(py::handle x, const py::list& layers, int num_threads) {
   expect_some(layers);
   const TensorView input = view(x, "x");
-  const int64_t m = rows_of(input);
   cpu::ForwardTask task;
+  task.layers.reserve(layers.size());
   for (const py::handle item : layers) {
     const auto [weight, adapter_and_seed, rows, y] =
-        item.cast<std::tuple<const Weight*, py::tuple, py::tuple, py::object>>();
-    const int64_t n = weight->view.n;
-    task.x = input.matrix(m, weight->view.k);
+        item.cast<std::tuple<Weight*, py::tuple, py::tuple, py::object>>();
     cpu::ForwardLayer& layer = task.layers.emplace_back();
-    layer.weight = weight->view;
-    layer.adapter = adapter_view(adapter_and_seed[0], adapter_and_seed[1], weight->view);
+    layer.weight = weight->current();
+    const int64_t n = layer.weight.n, m = input.rows(layer.weight.k);
+    task.x = input.matrix(m, layer.weight.k);
+    layer.adapter = adapter_view(adapter_and_seed[0], adapter_and_seed[1], layer.weight);
     const py::object bias = rows[0], output_scale = rows[1];
     if (!bias.is_none()) layer.bias = view(bias, "bias").row(n);
     if (!output_scale.is_none()) layer.output_scale = view(output_scale, "output_scale").row(n);
@@ -132,13 +133,13 @@ void qlora_linear_backward(py::handle x, py::handle dx, const py::list& layers, 
   cpu::BackwardTask task;
   for (const py::handle item : layers) {
     const auto [dy, weight, adapter_and_seed, scale_and_scaled, gradients] =
-        item.cast<std::tuple<py::object, const Weight*, py::tuple, py::tuple, py::object>>();
+        item.cast<std::tuple<py::object, Weight*, py::tuple, py::tuple, py::object>>();
     const TensorView incoming = view(dy, "dy");
-    const int64_t m = rows_of(incoming), n = weight->view.n, k = weight->view.k;
     cpu::BackwardLayer& layer = task.layers.emplace_back();
+    layer.weight = weight->current();
+    const int64_t n = layer.weight.n, k = layer.weight.k, m = incoming.rows(n);
     layer.dy = incoming.matrix(m, n);
-    layer.weight = weight->view;
-    layer.adapter = adapter_view(adapter_and_seed[0], adapter_and_seed[1], weight->view);
+    layer.adapter = adapter_view(adapter_and_seed[0], adapter_and_seed[1], layer.weight);
     const auto wanted = [&](const char* name, int64_t rows, int64_t columns) {
       const py::object tensor = gradients.attr(name);
       return tensor.is_none() ? OutputView{} : view(tensor, name).output(rows, columns);
@@ -167,11 +168,11 @@ void qlora_linear_backward(py::handle x, py::handle dx, const py::list& layers, 
   without_gil([&](const auto& kernels) { kernels.backward(task, checked(num_threads)); });
 }
 
-void dora_column_norm(const Weight& weight, py::handle adapter, py::handle norm, int num_threads) {
+void dora_column_norm(Weight& weight, py::handle adapter, py::handle norm, int num_threads) {
   const TensorView out = view(norm, "norm");
-  out.expect_shape({weight.view.n});
-  const cpu::NormTask task{weight.view, adapter_view(adapter, py::none(), weight.view),
-                           out.as<float>()};
+  const WeightView& base = weight.current();
+  out.expect_shape({base.n});
+  const cpu::NormTask task{base, adapter_view(adapter, py::none(), base), out.as<float>()};
   without_gil([&](const auto& kernels) { kernels.dora_column_norm(task, checked(num_threads)); });
 }
 

@@ -1,5 +1,6 @@
 #include "tensor_view.h"
 
+#include <algorithm>
 #include <array>
 #include <functional>
 #include <numeric>
@@ -27,25 +28,6 @@ const char* name_of(ScalarType type) {
   throw std::invalid_argument(std::string(name) + ": should be " + should + ", was " + was);
 }
 
-// An attribute whose name is hashed once: a call reads four of each of its tensors.
-class Attribute {
- public:
-  explicit Attribute(const char* name) : name_(PyUnicode_InternFromString(name)) {}
-
-  py::object of(py::handle object) const { return checked(PyObject_GetAttr(object.ptr(), name_)); }
-  py::object call(py::handle object) const {
-    return checked(PyObject_CallMethodNoArgs(object.ptr(), name_));
-  }
-
- private:
-  static py::object checked(PyObject* result) {
-    if (result == nullptr) throw py::error_already_set();
-    return py::reinterpret_steal<py::object>(result);
-  }
-
-  PyObject* name_;  // never released: it lives as long as the module
-};
-
 // torch.dtype objects are singletons: compared by address.
 ScalarType type_of(py::handle tensor, const char* name) {
   static const auto known = [] {
@@ -64,21 +46,53 @@ ScalarType type_of(py::handle tensor, const char* name) {
   refuse(name, "a tensor of float32, bfloat16, float16, uint8 or int64", py::str(dtype));
 }
 
-std::string text(const std::vector<int64_t>& shape) {
+std::string text(const Shape& shape) {
   std::string result = "[";
   for (size_t i = 0; i < shape.size(); ++i) {
-    result += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
+    result += (i == 0 ? "" : ", ") + (shape[i] < 0 ? "..." : std::to_string(shape[i]));
   }
   return result + "]";
 }
 
 }  // namespace
 
+Shape::Shape(std::initializer_list<int64_t> sizes) {
+  for (const int64_t size : sizes) push_back(size);
+}
+
+void Shape::push_back(int64_t size) {
+  if (count_ == sizes_.size()) {
+    refuse("a tensor", "of at most " + std::to_string(sizes_.size()) + " dimensions", "of more");
+  }
+  sizes_[count_++] = size;
+}
+
+bool Shape::operator==(const Shape& other) const {
+  return std::equal(begin(), end(), other.begin(), other.end());
+}
+
+namespace {
+py::object checked(PyObject* result) {
+  if (result == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(result);
+}
+}  // namespace
+
+Attribute::Attribute(const char* name) : name_(PyUnicode_InternFromString(name)) {}
+
+py::object Attribute::of(py::handle object) const {
+  return checked(PyObject_GetAttr(object.ptr(), name_));
+}
+
+py::object Attribute::call(py::handle object) const {
+  return checked(PyObject_CallMethodNoArgs(object.ptr(), name_));
+}
+
 int64_t TensorView::size() const {
   return std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
 }
 
-void TensorView::expect_shape(const std::vector<int64_t>& expected) const {
+void TensorView::expect_shape(const Shape& expected) const {
   if (shape != expected) refuse(name, "of shape " + text(expected), text(shape));
 }
 
@@ -115,8 +129,17 @@ int64_t* TensorView::as<int64_t>() const {
   return static_cast<int64_t*>(data_of(*this, ScalarType::int64));
 }
 
+bool TensorView::has_rows(int64_t rows, int64_t columns) const {
+  return !shape.empty() && shape.back() == columns && this->rows(columns) == rows;
+}
+
+int64_t TensorView::rows(int64_t columns) const {
+  if (shape.empty() || shape.back() != columns) expect_shape({-1, columns});
+  return std::accumulate(shape.begin(), shape.end() - 1, int64_t{1}, std::multiplies<>());
+}
+
 MatrixView TensorView::matrix(int64_t rows, int64_t columns) const {
-  expect_shape({rows, columns});
+  if (!has_rows(rows, columns)) expect_shape({rows, columns});
   return {data, floating(), rows, columns, columns};
 }
 
@@ -126,7 +149,7 @@ MatrixView TensorView::row(int64_t columns) const {
 }
 
 OutputView TensorView::output(int64_t rows, int64_t columns) const {
-  expect_shape({rows, columns});
+  if (!has_rows(rows, columns)) expect_shape({rows, columns});
   return {data, floating(), rows, columns};
 }
 
@@ -145,10 +168,12 @@ TensorView view(py::handle tensor, const char* name) {
     refuse(name, "contiguous", "strided " + std::string(py::str(tensor.attr("stride")())));
   }
   TensorView result{nullptr, type_of(tensor, name), {}, name};
-  for (const py::handle size : py::tuple(shape.of(tensor))) {
-    result.shape.push_back(size.cast<int64_t>());
+  const py::object sizes = shape.of(tensor);  // a torch.Size, which is a tuple of integers
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(sizes.ptr()); ++i) {
+    result.shape.push_back(PyLong_AsLongLong(PyTuple_GET_ITEM(sizes.ptr(), i)));
   }
-  result.data = reinterpret_cast<void*>(data_ptr.call(tensor).cast<uintptr_t>());
+  result.data = PyLong_AsVoidPtr(data_ptr.call(tensor).ptr());
+  if (PyErr_Occurred() != nullptr) throw py::error_already_set();
   return result;
 }
 

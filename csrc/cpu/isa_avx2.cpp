@@ -24,6 +24,7 @@ namespace avx2 {
 
 #include "simd_avx2.inl"
 #include "pairs_none.inl"
+#include "code_blocks_avx2.inl"
 #include "bodies.inl"
 
 }  // namespace avx2

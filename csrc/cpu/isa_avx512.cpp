@@ -39,6 +39,11 @@ namespace qlora::cpu {
 namespace avx512 {
 
 #include "simd_avx512.inl"
+#ifndef QLORA_EMULATION
+#include "code_blocks_avx2.inl"  // its registers are as wide as this needs
+#else
+#include "code_blocks_serial.inl"
+#endif
 
 // Called only where has_bf16, so never inlined into what runs elsewhere.
 inline bool multiplies_pairs() {

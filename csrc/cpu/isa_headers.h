@@ -14,6 +14,7 @@
 
 #include "../common/state_codec.h"
 #include "../common/views.h"
+#include "code_blocks.h"
 #include "kernels.h"
 #include "paired_rows.h"
 #include "parallel.h"

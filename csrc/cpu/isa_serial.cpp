@@ -6,6 +6,7 @@ namespace serial {
 
 #include "simd_serial.inl"
 #include "pairs_none.inl"
+#include "code_blocks_serial.inl"
 #include "bodies.inl"
 
 }  // namespace serial

@@ -91,9 +91,32 @@ inline void compute_h(const RowBlock& block, const AdapterView& adapter, const M
 // The matrices that the threads share during a row block; h_tiles has one for each layer.
 struct ForwardScratch {
   float *x, *dropped, *h;
-  float* x_rows;  // where there are few rows: x in fp32 as it lies, or all its cells
+  float* few;  // where there are few rows: of FewRows, or all their cells
   std::vector<float*> h_tiles;
 };
+
+// Few rows that are not paired are not packed, and their h is not either: the threads share ranks.
+inline bool is_few(const ForwardTask& task, const RowBlock& block) {
+  return takes_few_rows(task.x.columns, block.num_rows) && !block.paired &&
+         std::all_of(task.layers.begin(), task.layers.end(), [](const ForwardLayer& layer) {
+           return layer.adapter.dropout_on == DropoutOn::nothing;
+         });
+}
+
+inline void forward_few_rows(const ForwardTask& task, const RowBlock& block, const Team& team,
+                             const ForwardScratch& scratch) {
+  const FewRows x(task.x, block.num_rows, scratch.few);
+  for (int64_t row = block.own_rows.first; row < block.own_rows.last; ++row) {
+    block.of(task.x).read(row, 0, x.k, x.rows + row * x.k);
+    x.place(row);
+  }
+  const Range rows{block.first_row, block.first_row + block.num_rows};
+  for (size_t i = 0; i < task.layers.size(); ++i) {
+    const AdapterView& adapter = task.layers[i].adapter;
+    const Range ranks = team.share_of(adapter.rank, 1);
+    few_rows_to_rank(task.x, rows, adapter, ranks, scratch.h_tiles[i]);
+  }
+}
 
 inline void forward_rows(const ForwardTask& task, const RowBlock& block,
                          const ForwardScratch& scratch) {
@@ -101,11 +124,7 @@ inline void forward_rows(const ForwardTask& task, const RowBlock& block,
   const DenseRows source = block.of(task.x);
   pack_left(source, block.own_rows, block.tiles(scratch.x, k));
   if (takes_few_rows(k, block.num_rows) && block.paired) {
-    pack_few_rows(source, block.own_rows.size(), scratch.x_rows);
-  } else if (takes_few_rows(k, block.num_rows)) {
-    for (int64_t row = block.own_rows.first; row < block.own_rows.last; ++row) {
-      source.read(row, 0, k, scratch.x_rows + row * k);
-    }
+    pack_few_rows(source, block.own_rows.size(), scratch.few);
   }
   for (size_t i = 0; i < task.layers.size(); ++i) {
     const AdapterView& adapter = task.layers[i].adapter;
@@ -141,30 +160,73 @@ inline bool takes_paired_rows(const WeightView& weight, const RowBlock& block, i
          column + TILE_COLUMNS <= weight.n;
 }
 
-inline void forward_columns(const ForwardLayer& layer, const RowBlock& block, const LeftTiles& x,
-                            const float* x_rows, float* h_tiles, Range columns) {
+// The products of one layer that make a strip, for packed rows and for few.
+struct PackedProducts {
+  LeftTiles x, h;
+  const float* cells;
+
+  void add(const ForwardLayer& layer, const RowBlock& block, int64_t column) const {
+    const TransposedDensePanels b{{layer.adapter.b}};
+    if (layer.adapter.rank > 0) add_product(block.strip, h, block.all_rows(), b, column);
+    if (takes_paired_rows(layer.weight, block, column)) {
+      return add_paired_dots_of_strip(layer.weight, block.num_rows, column, cells, block.strip);
+    }
+    const TransposedWeightPanels weight{layer.weight};
+    add_product(block.strip, x, block.all_rows(), weight, column);
+  }
+};
+
+struct FewProducts {
+  FewRows x;
+  const float* h;
+
+  void add(const ForwardLayer& layer, const RowBlock& block, int64_t column) const {
+    float* sums = block.strip.sums;
+    if (layer.adapter.rank > 0) add_few_rows_of_rank(layer.adapter, x.num_rows, h, column, sums);
+    add_few_rows(layer.weight, x, column, sums);
+  }
+};
+
+template <class Products>
+inline void forward_columns(const ForwardLayer& layer, const RowBlock& block,
+                            const Products& products, Range columns) {
   static const float zero[TILE_COLUMNS] = {};
   const Strip& strip = block.strip;
-  const LeftTiles h = block.tiles(h_tiles, layer.adapter.rank);
-  const TransposedWeightPanels weight{layer.weight};
-  const TransposedDensePanels b{{layer.adapter.b}};
   const bool is_scaled = layer.output_scale.data != nullptr;
   for (int64_t column = columns.first; column < columns.last; column += TILE_COLUMNS) {
     float bias[TILE_COLUMNS] = {}, scale[TILE_COLUMNS] = {};
     read_columns(layer.bias, column, bias);
     read_columns(layer.output_scale, column, scale);
     begin_strip(strip, block.num_rows, is_scaled ? zero : bias);
-    if (layer.adapter.rank > 0) add_product(strip, h, block.all_rows(), b, column);
-    if (takes_paired_rows(layer.weight, block, column)) {
-      add_paired_dots_of_strip(layer.weight, block.num_rows, column, x_rows, strip);
-    } else if (takes_few_rows(x.depth, block.num_rows) && !block.paired) {
-      add_dots_of_strip<FEW_ROWS>(layer.weight, block.num_rows, column, x_rows, strip.sums);
-    } else {
-      add_product(strip, x, block.all_rows(), weight, column);
-    }
+    products.add(layer, block, column);
     if (is_scaled) scale_strip(strip, block.num_rows, scale, bias);
     store_strip(strip, block.num_rows, column, block.first_row, layer.y);
   }
+}
+
+// What one thread does of a row block.
+inline void forward_block(const ForwardTask& task, const RowBlock& block, const Team& team,
+                          const ForwardScratch& scratch) {
+  const bool few = is_few(task, block);
+  if (few) {
+    forward_few_rows(task, block, team, scratch);
+  } else {
+    forward_rows(task, block, scratch);
+  }
+  team.wait();
+  for (size_t i = 0; i < task.layers.size(); ++i) {
+    const ForwardLayer& layer = task.layers[i];
+    const Range columns = team.share_of(layer.weight.n, TILE_COLUMNS);
+    if (few) {
+      const FewRows x(task.x, block.num_rows, scratch.few);
+      forward_columns(layer, block, FewProducts{x, scratch.h_tiles[i]}, columns);
+    } else {
+      const LeftTiles x = block.tiles(scratch.x, task.x.columns);
+      const LeftTiles h = block.tiles(scratch.h_tiles[i], layer.adapter.rank);
+      forward_columns(layer, block, PackedProducts{x, h, scratch.few}, columns);
+    }
+  }
+  team.wait();
 }
 
 inline void forward(const ForwardTask& task, int num_threads) {
@@ -181,7 +243,7 @@ inline void forward(const ForwardTask& task, int num_threads) {
   const int64_t x_size = Workspace::padded(block_rows * k);
   const int64_t dropped_size = drops_input ? x_size : 0;
   const int64_t h_size = Workspace::padded(block_rows * largest_rank);
-  const int64_t few_size = Workspace::padded(std::min(m, FEW_ROWS) * k);
+  const int64_t few_size = Workspace::padded(FewRows::size(std::min(m, FEW_ROWS), k));
   const int64_t strip_size = Workspace::padded(Strip::size(block_rows));
   const int64_t num_layers = static_cast<int64_t>(task.layers.size());
   Workspace workspace(x_size + dropped_size + (1 + num_layers) * h_size + few_size +
@@ -195,15 +257,7 @@ inline void forward(const ForwardTask& task, int num_threads) {
   float* strips = workspace.take(threads * strip_size);
   parallel(threads, [&](const Team& team) {
     const Strip strip(strips + team.thread * strip_size);
-    for_row_blocks(task.x, block_rows, strip, team, [&](const RowBlock& block) {
-      forward_rows(task, block, scratch);
-      team.wait();
-      for (size_t i = 0; i < task.layers.size(); ++i) {
-        const ForwardLayer& layer = task.layers[i];
-        forward_columns(layer, block, block.tiles(scratch.x, k), scratch.x_rows, scratch.h_tiles[i],
-                        team.share_of(layer.weight.n, TILE_COLUMNS));
-      }
-      team.wait();
-    });
+    for_row_blocks(task.x, block_rows, strip, team,
+                   [&](const RowBlock& block) { forward_block(task, block, team, scratch); });
   });
 }

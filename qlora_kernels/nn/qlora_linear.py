@@ -14,6 +14,7 @@ from qlora_kernels.formats.state_dict import json_bytes, read_json_bytes
 from qlora_kernels.nn.casting import Cast, casting_only
 from qlora_kernels.nn.column_norm import ColumnNorm
 from qlora_kernels.nn.config import QLoRAConfig
+from qlora_kernels.nn.kept_linear import KeptLinear
 from qlora_kernels.ops import Linear, dequantize, dora_column_norm, qlora_linear_group, quantize
 
 ADAPTER_PARTS = ("lora_a", "lora_b", "lora_magnitude")
@@ -67,6 +68,7 @@ class QLoRALinear(nn.Linear):
         self.register_parameter("lora_b", None)
         self.register_parameter("lora_magnitude", None)
         self.column_norm = ColumnNorm()
+        self.kept_linear = KeptLinear()
         self.alpha, self.rslora = 0.0, False
         self.dropout, self.dropout_on = 0.0, "rank"
         self.adapter_enabled = True
@@ -270,10 +272,27 @@ def autocast_dtype(device_type: str) -> torch.dtype | None:
 
 def _linear(layer: QLoRALinear) -> Linear:
     """The layer as the op takes it: without a disabled adapter, dropping in train mode only."""
+    kept = layer.kept_linear.of(_parts(layer), lambda: _without_norm(layer))
+    if kept.adapter is None or kept.adapter.magnitude is None:
+        return kept
+    return replace(kept, column_norm=layer.column_norm.of(layer.base, kept.adapter))
+
+
+def _without_norm(layer: QLoRALinear) -> Linear:
     adapter = layer.adapter if layer.adapter_enabled else None
     if adapter is not None and not layer.training and adapter.dropout:
         adapter = replace(adapter, dropout=0.0)
-    norm = None
-    if adapter is not None and adapter.magnitude is not None:
-        norm = layer.column_norm.of(layer.base, adapter)
-    return Linear(layer.base, adapter, layer.bias, column_norm=norm)
+    return Linear(layer.base, adapter, layer.bias)
+
+
+_TENSORS = ("weight", *_SCALES, "bias", *ADAPTER_PARTS)
+_FACTS = (
+    "weight_dtype", "alpha", "rslora", "dropout", "dropout_on", "adapter_enabled", "training",
+    "unmerged_base",
+)  # fmt: skip
+
+
+def _parts(layer: QLoRALinear) -> tuple[Any, ...]:
+    """All that `_without_norm` reads and anybody may replace."""
+    held = {**layer._parameters, **layer._buffers, **layer.__dict__}
+    return tuple(map(held.__getitem__, (*_TENSORS, *_FACTS)))

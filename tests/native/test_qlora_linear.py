@@ -115,7 +115,7 @@ def test_sizes_that_do_not_fit_are_refused(isa: str):
     kernels, p = native.cpu(), linear_problem(LinearCase(4, 8, 64), torch.float32)
     weight, none = native.weight(p.q), (None, None)
     wrong = [
-        (p.x[:, :32].contiguous(), torch.empty(4, 8), None, r"x: should be of shape \[4, 64\]"),
+        (p.x[:, :32].contiguous(), torch.empty(4, 8), None, r"x: should be of shape \[..., 64\]"),
         (p.x, torch.empty(4, 9), None, r"y: should be of shape \[4, 8\], was \[4, 9\]"),
         (p.x, torch.empty(8, 4).T, None, "y: should be contiguous"),
         (p.x, torch.empty(4, 8), torch.empty(9), r"bias: should be of shape \[8\]"),

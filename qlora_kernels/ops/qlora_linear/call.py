@@ -1,11 +1,12 @@
 """One layer of a `qlora_linear` call as values, and the flat form that a torch operator takes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 
-from qlora_kernels.formats import Adapter, Base
+from qlora_kernels.formats import Adapter, Base, QuantizedTensor
 from qlora_kernels.formats.quantized_tensor import SCHEMA as BASE_SCHEMA
 from qlora_kernels.formats.quantized_tensor import flatten, unflatten
 
@@ -51,6 +52,37 @@ class Layer:
     def out_features(self) -> int:
         """n."""
         return self.base.shape[0]
+
+    NUM_TENSORS: ClassVar = 7
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor | None, ...]:
+        """What backward reads of a layer with a quantized base; see `constants`."""
+        kept: tuple[torch.Tensor | None, ...] | None = self.__dict__.get("_tensors")
+        if kept is None:
+            base, adapter = self.base, self.adapter
+            assert isinstance(base, QuantizedTensor)
+            codes = (base.codes, base.scales, base.nested_absmax, base.nested_offset)
+            factors = (None, None) if adapter is None else (adapter.a, adapter.b)
+            kept = self.__dict__["_tensors"] = (*codes, *factors, self.seed)
+        return kept
+
+    @property
+    def constants(self) -> tuple[Any, ...]:
+        """What `tensors` leaves out."""
+        base, adapter = self.base, self.adapter
+        assert isinstance(base, QuantizedTensor)
+        facts = (base.shape, base.dtype, base.format, base.block_size)
+        if adapter is None:
+            return (*facts, 0.0, 0.0, "rank")
+        return (*facts, adapter.scaling, adapter.dropout, adapter.dropout_on)
+
+    @staticmethod
+    def of(tensors: Sequence[Any], constants: Sequence[Any]) -> "Layer":
+        """The layer of these parts."""
+        *codes, a, b, seed = tensors
+        base = QuantizedTensor(*codes, *constants[:4])
+        return Layer(base, None if a is None else Adapter(a, b, *constants[4:]), seed)
 
     def flatten(self) -> tuple[Any, ...]:
         """The arguments of SCHEMA, in order."""

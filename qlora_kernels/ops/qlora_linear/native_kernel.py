@@ -41,11 +41,14 @@ def forward(
 
 
 def forward_group(x: torch.Tensor, layers: Sequence[Layer]) -> list[torch.Tensor]:
-    """y of every layer that reads x, [m, n_i]; x is packed once for all of them."""
-    outputs = [x.new_empty(x.shape[0], layer.base.shape[0]) for layer in layers]
+    """y of every layer that reads x, [..., n_i]; x is packed once for all of them."""
+    leading = x.shape[:-1]
+    outputs = [x.new_empty((*leading, layer.base.shape[0])) for layer in layers]
     views = []
     for layer, y in zip(layers, outputs, strict=True):
-        bias = None if layer.bias is None else layer.bias.detach().to(x.dtype).contiguous()
+        bias = layer.bias
+        if bias is not None and not (bias.dtype == x.dtype and bias.is_contiguous()):
+            bias = bias.detach().to(x.dtype).contiguous()
         views.append((native.weight(layer.base), _adapter(layer), (bias, _scale(layer)), y))
     native.cpu().qlora_linear_forward(x.contiguous(), views, torch.get_num_threads())
     return outputs

@@ -24,6 +24,7 @@ from qlora_kernels.formats import Adapter, Base, QuantizedTensor
 from qlora_kernels.ops.dora_column_norm import dora_column_norm
 from qlora_kernels.ops.dropout_mask import dropout_mask
 from qlora_kernels.ops.dropout_mask.op import seed_tensor
+from qlora_kernels.ops.qlora_linear import eager
 from qlora_kernels.ops.qlora_linear.call import Layer
 from qlora_kernels.ops.qlora_linear.operator import GROUP_SIZES, run
 
@@ -65,6 +66,22 @@ class Linear:
     seed: int | torch.Tensor | None = None
     column_norm: torch.Tensor | None = None
 
+    @property
+    def is_dora(self) -> bool:
+        """Whether a magnitude scales its output; a norm alone is for `_check` to refuse."""
+        has_magnitude = self.adapter is not None and self.adapter.magnitude is not None
+        return has_magnitude or self.column_norm is not None
+
+    @property
+    def layer(self) -> Layer:
+        """As kernels take it, without a seed and an output scale; the same object every time."""
+        if torch.compiler.is_compiling():
+            return Layer(self.q, self.adapter, bias=self.bias)
+        kept: Layer | None = self.__dict__.get("_layer")
+        if kept is None:
+            kept = self.__dict__["_layer"] = Layer(self.q, self.adapter, bias=self.bias)
+        return kept
+
 
 def qlora_linear_group(x: torch.Tensor, linears: Sequence[Linear]) -> tuple[torch.Tensor, ...]:
     """`qlora_linear(x, ...)` of two or three layers that read the same x, in one call.
@@ -78,17 +95,25 @@ def qlora_linear_group(x: torch.Tensor, linears: Sequence[Linear]) -> tuple[torc
         raise InputError(f"qlora_linear_group: linears should be {sizes}, were {len(linears)}")
     if len(linears) > 1 and any(_drops_input_of_dora(linear) for linear in linears):
         return tuple(qlora_linear_group(x, [linear])[0] for linear in linears)
+    seeds = [_seed(x, linear) for linear in linears]
+    layers = [
+        linear.layer if seed is None else replace(linear.layer, seed=seed)
+        for linear, seed in zip(linears, seeds, strict=True)
+    ]
+    if not any(linear.is_dora for linear in linears):
+        outputs: tuple[torch.Tensor, ...] | None = eager.run(x, layers)
+        if outputs is not None:
+            return outputs
     for linear in linears:
         _check(x, linear)
-    seeds = [_seed(x, linear) for linear in linears]
     if _drops_input_of_dora(linears[0]):
         return (_dora_with_dropped_input(x, linears[0], seeds[0]),)
     scales = [_output_scale(linear) for linear in linears]
     return run(
         x,
         [
-            Layer(linear.q, linear.adapter, seed, scale, linear.bias)
-            for linear, seed, scale in zip(linears, seeds, scales, strict=True)
+            layer if scale is None else replace(layer, output_scale=scale)
+            for layer, scale in zip(layers, scales, strict=True)
         ],
     )
 

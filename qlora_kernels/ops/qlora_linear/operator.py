@@ -76,7 +76,7 @@ def _backward(count: int, *arguments: Any) -> tuple[torch.Tensor, ...]:
     """dx, then da, db, d output_scale and dbias of each layer."""
     dys, scaled, needs_x, wanted, x, layers = _take_backward_apart(count, arguments)
     needs = [Needs(needs_x, want.a, want.b, want.bias, want.output_scale) for want in wanted]
-    gradients = _kernel_gradients(dys, _rows(x), layers, needs, scaled)
+    gradients = kernel_gradients(dys, _rows(x), layers, needs, scaled)
     parts = [gradients[0].x if gradients[0].x is None else gradients[0].x.view(x.shape)]
     for g in gradients:
         parts += [g.a, g.b, g.output_scale, g.bias]
@@ -84,7 +84,7 @@ def _backward(count: int, *arguments: Any) -> tuple[torch.Tensor, ...]:
     return tuple(x.new_empty(0) if part is None else part for part in parts)
 
 
-def _kernel_gradients(
+def kernel_gradients(
     dys: Sequence[torch.Tensor],
     rows: torch.Tensor,
     layers: Sequence[Layer],

@@ -1,0 +1,13 @@
+// Blocks of codes that are multiplied with rows of x at once: what all instruction sets share.
+#pragma once
+
+#include <cstdint>
+
+namespace qlora::cpu {
+
+constexpr int64_t BLOCK_CODES = 64;
+
+// Of 16-bit values as whole numbers: the eight products that one lane of 32 bits sums fit into it.
+constexpr float LARGEST_WORD = 16383.0f;
+
+}  // namespace qlora::cpu

@@ -1,0 +1,128 @@
+// Blocks of BLOCK_CODES codes times rows of x: a byte shuffle looks up 32 codes at once, one byte
+// of what they stand for. Unpacking the bytes leaves the values in another order, in which x must
+// lie too: `place` says where.
+
+using BlockSum = float __attribute__((vector_size(32)));
+
+inline BlockSum add_scaled(BlockSum sum, BlockSum block, float scale) {
+  return _mm256_fmadd_ps(block, _mm256_set1_ps(scale), sum);
+}
+
+inline float total(BlockSum sum) {
+  __m128 half = _mm_add_ps(_mm256_castps256_ps128(sum), _mm256_extractf128_ps(sum, 1));
+  half = _mm_add_ps(half, _mm_movehl_ps(half, half));
+  return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
+}
+
+// The codes of even and of odd values, a byte each.
+struct Nibbles {
+  __m256i of[2];
+
+  explicit Nibbles(const uint8_t* codes) {
+    const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes));
+    const __m256i mask = _mm256_set1_epi8(15);
+    of[0] = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), mask);
+    of[1] = _mm256_and_si256(bytes, mask);
+  }
+};
+
+// Byte `number` of each of sixteen values, in both halves of a register.
+template <class Value>
+inline __m256i byte_table(const Value (&values)[NUM_CODES], size_t number) {
+  alignas(16) uint8_t bytes[NUM_CODES];
+  for (int i = 0; i < NUM_CODES; ++i) {
+    bytes[i] = reinterpret_cast<const uint8_t*>(&values[i])[number];
+  }
+  return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(bytes)));
+}
+
+// Where value i of a block stands: each register takes 8 bytes of codes from both halves of 32, or
+// 4 where values have four bytes.
+constexpr int64_t place_in_block(int64_t i, int64_t from_each_half) {
+  const int64_t odd = i % 2, byte = i / 2, half = byte / 16, within = byte % 16;
+  const int64_t vector = within / from_each_half, lane = within % from_each_half;
+  return odd * (BLOCK_CODES / 2) + (2 * vector + half) * from_each_half + lane;
+}
+
+// Sums of products of 16-bit whole numbers, exact.
+struct WordBlocks {
+  using Value = int16_t;
+  __m256i low, high;
+
+  explicit WordBlocks(const int16_t (&words)[NUM_CODES])
+      : low(byte_table(words, 0)), high(byte_table(words, 1)) {}
+
+  static constexpr int64_t place(int64_t i) { return place_in_block(i, 8); }
+
+  template <int ROWS>
+  void operator()(const uint8_t* codes, const int16_t* x, int64_t stride,
+                  BlockSum (&dots)[ROWS]) const {
+    const Nibbles nibbles(codes);
+    __m256i values[4];
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) {
+      const __m256i lows = _mm256_shuffle_epi8(low, nibbles.of[i]);
+      const __m256i highs = _mm256_shuffle_epi8(high, nibbles.of[i]);
+      values[2 * i] = _mm256_unpacklo_epi8(lows, highs);
+      values[2 * i + 1] = _mm256_unpackhi_epi8(lows, highs);
+    }
+#pragma GCC unroll 8
+    for (int row = 0; row < ROWS; ++row) {
+      const auto* vectors = reinterpret_cast<const __m256i*>(x + row * stride);
+      const auto product = [&](int i) {
+        return _mm256_madd_epi16(values[i], _mm256_loadu_si256(vectors + i));
+      };
+      const __m256i sum = _mm256_add_epi32(_mm256_add_epi32(product(0), product(1)),
+                                           _mm256_add_epi32(product(2), product(3)));
+      dots[row] = _mm256_cvtepi32_ps(sum);
+    }
+  }
+};
+
+// The same in fp32.
+struct FloatBlocks {
+  using Value = float;
+  __m256i bytes[4];
+
+  explicit FloatBlocks(const float (&values)[NUM_CODES])
+      : bytes{byte_table(values, 0), byte_table(values, 1), byte_table(values, 2),
+              byte_table(values, 3)} {}
+
+  static constexpr int64_t place(int64_t i) { return place_in_block(i, 4); }
+
+  template <int ROWS>
+  void operator()(const uint8_t* codes, const float* x, int64_t stride,
+                  BlockSum (&dots)[ROWS]) const {
+    const Nibbles nibbles(codes);
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) {
+      __m256 values[4];
+      look_up(nibbles.of[i], values);
+#pragma GCC unroll 8
+      for (int row = 0; row < ROWS; ++row) {
+        const float* source = x + row * stride + i * (BLOCK_CODES / 2);
+        __m256 dot = _mm256_mul_ps(values[0], _mm256_loadu_ps(source));
+#pragma GCC unroll 3
+        for (int v = 1; v < 4; ++v) {
+          dot = _mm256_fmadd_ps(values[v], _mm256_loadu_ps(source + 8 * v), dot);
+        }
+        dots[row] = i == 0 ? BlockSum(dot) : dots[row] + BlockSum(dot);
+      }
+    }
+  }
+
+ private:
+  void look_up(__m256i codes, __m256 (&values)[4]) const {
+    __m256i found[4];
+    for (int i = 0; i < 4; ++i) found[i] = _mm256_shuffle_epi8(bytes[i], codes);
+    for (int half = 0; half < 2; ++half) {
+      const auto unpacked = [&](int i) {
+        return half == 0 ? _mm256_unpacklo_epi8(found[i], found[i + 1])
+                         : _mm256_unpackhi_epi8(found[i], found[i + 1]);
+      };
+      const __m256i lower = unpacked(0), upper = unpacked(2);
+      values[2 * half] = _mm256_castsi256_ps(_mm256_unpacklo_epi16(lower, upper));
+      values[2 * half + 1] = _mm256_castsi256_ps(_mm256_unpackhi_epi16(lower, upper));
+    }
+  }
+};

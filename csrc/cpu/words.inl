@@ -1,0 +1,48 @@
+// Whole numbers of 15 bits instead of floats, where values have 16 bits themselves: each block of x
+// has a scale, so that rounding errs by less than 2^-14 of the block's largest value.
+
+// words[code] * step = the codebook's values; returns the step.
+inline float words_of_codebook(const Codebook& codebook, int16_t (&words)[NUM_CODES]) {
+  float largest = 0.0f;
+  for (float value : codebook.values) largest = std::max(largest, std::abs(value));
+  const float step = largest / LARGEST_WORD;
+  for (int i = 0; i < NUM_CODES; ++i) {
+    words[i] = static_cast<int16_t>(std::lrint(codebook.values[i] / step));
+  }
+  return step;
+}
+
+// The bits of the largest magnitude of a block; of NaN and infinity above all others.
+inline uint32_t largest_magnitude(const float* block) {
+  SignedWords largest{};
+  for (int64_t i = 0; i < BLOCK_CODES; i += LANES) {
+    const auto magnitude =
+        reinterpret_cast<SignedWords>(reinterpret_cast<Words>(load(block + i)) & 0x7fffffffu);
+    largest = magnitude > largest ? magnitude : largest;
+  }
+  int32_t lanes[LANES];
+  std::memcpy(lanes, &largest, sizeof lanes);
+  return static_cast<uint32_t>(*std::max_element(lanes, lanes + LANES));
+}
+
+// Blocks of a row as words in the places where WordBlocks reads them, and the scale of each block.
+// Returns 1, or 0 if a value is not finite or a block too small for a scale.
+inline float place_words(const float* row, int64_t num_blocks, int16_t* words, float* scales) {
+  constexpr float SMALLEST = 1e-30f;     // its reciprocal, times a word, is a float yet
+  constexpr float TO_WHOLE = 0x1.8p23f;  // a sum with it has whole numbers in its lowest bits
+  for (int64_t block = 0; block < num_blocks; ++block, row += BLOCK_CODES, words += BLOCK_CODES) {
+    const float largest = float_of(largest_magnitude(row));
+    if (!std::isfinite(largest) || (largest > 0.0f && largest < SMALLEST)) return 0.0f;
+    scales[block] = largest / LARGEST_WORD;
+    const Floats inverse = broadcast(largest > 0.0f ? LARGEST_WORD / largest : 0.0f);
+    uint32_t rounded[BLOCK_CODES];
+    for (int64_t i = 0; i < BLOCK_CODES; i += LANES) {
+      const Floats sum = load(row + i) * inverse + broadcast(TO_WHOLE);
+      std::memcpy(rounded + i, &sum, sizeof sum);
+    }
+    for (int64_t i = 0; i < BLOCK_CODES; ++i) {
+      words[WordBlocks::place(i)] = static_cast<int16_t>(rounded[i] & 0xffffu);
+    }
+  }
+  return 1.0f;
+}

@@ -1,0 +1,139 @@
+"""The short way of a call: eager, on native kernels, with nothing between torch and us.
+
+torch's dispatcher takes an operator's arguments apart, twice where gradients are wanted, and that
+takes longer than decoding a small layer. So a call that nobody watches goes straight to the native
+kernels, whose bindings check every tensor that they are given. What they do not take goes the long
+way through torch's operator, which runs it or says what is wrong.
+"""
+
+from collections.abc import Sequence
+from itertools import chain
+from operator import is_
+from typing import Any
+from weakref import ref
+
+import torch
+from torch.autograd import forward_ad
+
+from qlora_kernels import dispatch, native
+from qlora_kernels.formats import QuantizedTensor
+from qlora_kernels.native import telling_stale
+from qlora_kernels.ops.qlora_linear import native_kernel
+from qlora_kernels.ops.qlora_linear.call import Layer, Needs
+from qlora_kernels.ops.qlora_linear.operator import kernel_gradients
+
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@telling_stale
+def run(x: torch.Tensor, layers: Sequence[Layer]) -> tuple[torch.Tensor, ...] | None:
+    """y [..., n_i] of each layer, or None where the call must go the long way."""
+    if not (_nobody_watches() and _takes(x, layers)):
+        return None
+    trained = [t for layer in layers for t in _trained(layer)]
+    try:
+        if torch.is_grad_enabled() and any(
+            t is not None and t.requires_grad for t in (x, *trained)
+        ):
+            return _Eager.apply(layers, x, *trained)  # type: ignore[no-untyped-call, no-any-return]
+        return tuple(native_kernel.forward_group(x, layers))
+    except ValueError:
+        return None
+
+
+def _nobody_watches() -> bool:
+    """No compiler, tracer, mode, transform, forward gradient or profiler wants to see the call."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._is_tracing()
+        or forward_ad._current_level >= 0
+        or torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
+    )
+
+
+def _takes(x: torch.Tensor, layers: Sequence[Layer]) -> bool:
+    """Plain tensors on the CPU, a quantized base, no magnitude, and a backend that may be ours."""
+    return (
+        dispatch.may_run(native_kernel.BACKEND)
+        and type(x) in _PLAIN
+        and x.dtype in _DTYPES
+        and x.is_cpu
+        and not x.is_neg()
+        and x.numel() > 0
+        and all(map(_is_plain, layers))
+    )
+
+
+def _is_plain(layer: Layer) -> bool:
+    base = layer.base
+    if not isinstance(base, QuantizedTensor) or layer.output_scale is not None:
+        return False
+    if not native.knows(base):
+        base.check("qlora_linear")
+    if layer.adapter is not None:
+        layer.adapter.check("qlora_linear")
+    if layer.bias is not None and layer.bias.dtype not in _DTYPES:
+        return False
+    return all(t is None or type(t) in _PLAIN for t in (*layer.tensors, layer.bias))
+
+
+def _trained(layer: Layer) -> tuple[torch.Tensor | None, ...]:
+    adapter = layer.adapter
+    return (None, None, layer.bias) if adapter is None else (adapter.a, adapter.b, layer.bias)
+
+
+class _Eager(torch.autograd.Function):
+    """Saves what torch's operator saves, but as values that need no taking apart.
+
+    Of the layers themselves it keeps weak references only: a tensor that it held would be hidden
+    from hooks that move what is saved.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, layers: Sequence[Layer], x: torch.Tensor, *_: Any) -> Any:
+        outputs = native_kernel.forward_group(x, layers)
+        wants = ctx.needs_input_grad
+        ctx.wanted = [Needs(wants[1], *wants[i : i + 3]) for i in range(2, len(wants), 3)]
+        if not any(need.a or need.b for need in ctx.wanted):
+            x = x.new_empty(1).expand(x.shape)  # its shape is all that backward reads
+        ctx.save_for_backward(x, *chain.from_iterable(layer.tensors for layer in layers))
+        ctx.layers = [ref(layer) for layer in layers]
+        ctx.constants = [constant for layer in layers for constant in layer.constants]
+        ctx.bias_dtypes = [None if layer.bias is None else layer.bias.dtype for layer in layers]
+        return tuple(outputs)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *dys: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, *tensors = ctx.saved_tensors  # torch refuses here what has changed since forward
+        layers = _saved_layers(ctx, tensors)
+        unscaled = [None] * len(dys)
+        if dispatch.may_run(native_kernel.BACKEND):
+            gradients = native_kernel.backward_group(dys, x, layers, ctx.wanted, unscaled)
+        else:  # another one is forced since forward
+            rows = [dy.reshape(-1, dy.shape[-1]) for dy in dys]
+            flat = x.reshape(-1, x.shape[-1])
+            gradients = kernel_gradients(rows, flat, layers, ctx.wanted, unscaled)
+        dx = gradients[0].x
+        parts = [None, None if dx is None else dx.view(x.shape)]
+        for g, dtype in zip(gradients, ctx.bias_dtypes, strict=True):
+            parts += [g.a, g.b, None if g.bias is None else g.bias.to(dtype)]
+        return tuple(parts)
+
+
+def _saved_layers(ctx: Any, tensors: Sequence[torch.Tensor | None]) -> list[Layer]:
+    """The layers of forward, or, where they are gone or a hook gave other tensors, new ones."""
+    count = len(ctx.layers)
+    width = len(ctx.constants) // count
+    found = []
+    for i, known in enumerate(ctx.layers):
+        layer = known()
+        own = tensors[i * Layer.NUM_TENSORS : (i + 1) * Layer.NUM_TENSORS]
+        if layer is None or not all(map(is_, own, layer.tensors)):
+            layer = Layer.of(own, ctx.constants[i * width : (i + 1) * width])
+        found.append(layer)
+    return found

@@ -1,0 +1,42 @@
+"""Few rows of 16-bit values are multiplied as whole numbers, but for those that none stand for."""
+
+import pytest
+import torch
+
+import qlora_kernels as qk
+from qlora_kernels.testing.error_rule import ErrorRule
+
+K = 192  # three blocks of codes
+
+
+def product(x: torch.Tensor, q: qk.QuantizedTensor, backend: str = "cpu") -> torch.Tensor:
+    with qk.use_backend(backend):
+        return qk.qlora_linear(x, q)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("format", ["nf4", "fp4", "nf4-tuned", "int8"])
+@pytest.mark.parametrize("block_size", [32, 64, 128])
+def test_every_way_obeys_the_error_rule(isa: str, dtype: torch.dtype, format: str, block_size: int):
+    """One large value per row leaves few bits to its block, and the others their own."""
+    rule = ErrorRule(dtype)
+    q = qk.quantize(torch.randn(160, K), format, block_size=block_size)
+    for m in (1, 2, 3, 5, 8):
+        x = torch.randn(m, K)
+        x[:, 70] *= 300
+        x = x.to(dtype)
+        plain = x @ qk.dequantize(q, dtype).T
+        truth = x.double() @ qk.dequantize(q, torch.float32).double().T
+        rule.add(f"m = {m}", "y", product(x, q), plain, truth)
+    rule.check()
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 1e-37, 0.0])
+def test_values_that_no_whole_number_stands_for(isa: str, value: float):
+    q = qk.quantize(torch.randn(20, K))
+    x = torch.zeros(2, K, dtype=torch.bfloat16)
+    x[0, 64:128] = torch.randn(64) * 1e-37
+    x[0, 5] = value
+    y = product(x, q)
+    torch.testing.assert_close(y, product(x, q, "reference"), equal_nan=True)
+    assert (y[1] == 0).all()

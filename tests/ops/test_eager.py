@@ -1,0 +1,117 @@
+"""The short way of a call: the same bits as torch's operator, and only where nobody watches."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import qlora_kernels as qk
+from qlora_kernels.ops.qlora_linear import eager, operator
+from qlora_kernels.ops.qlora_linear.call import Layer
+from qlora_kernels.testing.cases import LinearCase, linear_problem
+
+CASES = [
+    LinearCase(1, 96, 128, rank=4, bias=True),
+    LinearCase(9, 33, 192, rank=5, dropout=0.25),
+    LinearCase(3, 48, 64),
+]
+
+
+def made(case: LinearCase, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, Layer]:
+    p = linear_problem(case, dtype)
+    adapter = p.adapter
+    if adapter is not None:
+        a, b = (t.clone().requires_grad_() for t in (adapter.a, adapter.b))
+        adapter = replace(adapter, a=a, b=b)
+    seed = torch.tensor(7) if case.dropout else None
+    bias = None if p.bias is None else p.bias.clone().requires_grad_()
+    return p.x.clone().requires_grad_(), Layer(p.q, adapter, seed, None, bias)
+
+
+def outputs_and_gradients(run, x: torch.Tensor, layers: list[Layer]) -> list[torch.Tensor]:
+    ys = run(x, layers)
+    adapters = [layer.adapter for layer in layers if layer.adapter is not None]
+    leaves = [x, *(t for adapter in adapters for t in (adapter.a, adapter.b))]
+    leaves += [layer.bias for layer in layers if layer.bias is not None]
+    return [*ys, *torch.autograd.grad(sum((y * y).sum() for y in ys), leaves)]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_both_ways_give_the_same_bits(case: LinearCase, dtype: torch.dtype):
+    x, layer = made(case, dtype)
+    x = x.detach().view(1, *x.shape).requires_grad_()
+    short, long = (outputs_and_gradients(run, x, [layer]) for run in (eager.run, operator.run))
+    assert all(map(torch.equal, short, long))
+    with torch.no_grad():
+        assert torch.equal(eager.run(x, [layer])[0], operator.run(x, [layer])[0])
+
+
+def test_a_group_gives_the_same_bits():
+    x, first = made(CASES[0])
+    second = replace(made(LinearCase(1, 48, 128, rank=2))[1])
+    short, long = (
+        outputs_and_gradients(run, x, [first, second]) for run in (eager.run, operator.run)
+    )
+    assert all(map(torch.equal, short, long))
+
+
+class Names(TorchDispatchMode):
+    """The operators that run under it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.seen.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_who_watches_sees_the_operator():
+    x, layer = made(CASES[0])
+    with torch.no_grad():
+        with Names() as names:
+            qk.qlora_linear(x, layer.base, layer.adapter)
+        assert "qlora_kernels.qlora_linear.default" in names.seen
+        with torch.profiler.profile() as profile:
+            qk.qlora_linear(x, layer.base, layer.adapter)
+    assert "qlora_kernels::qlora_linear" in {event.key for event in profile.key_averages()}
+
+
+def test_a_forced_backend_is_heard_in_both_directions():
+    x, layer = made(CASES[0])
+    with qk.use_backend("reference"):
+        assert eager.run(x, [layer]) is None
+    y = eager.run(x, [layer])[0]
+    with qk.use_backend("reference"):
+        dx = torch.autograd.grad(y, x, torch.ones_like(y))[0]
+        expected = operator.run(x, [layer])[0]
+        assert torch.equal(dx, torch.autograd.grad(expected, x, torch.ones_like(y))[0])
+
+
+def test_what_changed_since_forward_is_told():
+    x, layer = made(CASES[0])
+    y = eager.run(x, [layer])[0]
+    with torch.no_grad():
+        layer.adapter.a.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+def test_memory_that_moved_is_read_where_it_is():
+    """`tensor.data = ...` gives the same tensors other memory, as sharding and offloading do."""
+    p = linear_problem(CASES[2], torch.float32)
+    other = qk.quantize(torch.randn(p.q.shape))
+    q = replace(p.q, codes=p.q.codes.clone())
+    qk.qlora_linear(p.x, q)
+    q.codes.data = other.codes
+    assert torch.equal(qk.qlora_linear(p.x, q), qk.qlora_linear(p.x, replace(q)))
+
+
+def test_tensors_that_a_hook_moved_are_used():
+    x, layer = made(CASES[0])
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t.detach().clone(), lambda t: t):
+        moved = outputs_and_gradients(eager.run, x, [layer])
+    assert all(map(torch.equal, moved, outputs_and_gradients(eager.run, x, [layer])))
