@@ -11,6 +11,7 @@ import torch
 
 from bench.gpu.build import build, carried_packages
 from bench.gpu.goals import goals_told
+from bench.gpu.launch_table import launch_table
 from bench.gpu.measurements import measure, num_records
 from bench.gpu.outcomes import FAILED, PASSED, SKIPPED, Outcome
 from bench.gpu.picture import picture
@@ -26,7 +27,7 @@ On a machine with a GPU and with the Python that it is called with: builds, runs
 times what is green, most valuable first. Needs no network and no environment of its own. Packages
 that the machine lacks (bitsandbytes, say) are taken from wheels/*.whl in the root of the sources.
 """
-STAGES = ("build", "tests", "sanitizer", "bench")
+STAGES = ("build", "tests", "sanitizer", "bench", "table")
 PACKAGES = ("torch", "triton", "numpy", "pytest", "bitsandbytes", "peft", "transformers")
 SANITIZER_SECONDS = 45
 BENCH_SECONDS = 150  # that the sanitizers leave for what is timed after them
@@ -41,9 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--stages",
-        default=",".join(STAGES),
+        default=",".join(STAGES[:-1]),
         metavar="S,T",
-        help=f"only these of {', '.join(STAGES)}, so that two short calls can do the whole",
+        help=f"some of {', '.join(STAGES)}, so that short calls can do the whole; table "
+        "measures the launch table anew and is not among the default",
     )
     parser.add_argument("--output", type=Path, help="by default $OUT, or bench/results/<gpu>")
 
@@ -65,6 +67,9 @@ def run(arguments: argparse.Namespace) -> int:
             red = red or ": red" in line
     if "bench" in stages:
         red = not _bench(place) or red
+    if "table" in stages:
+        for line in launch_table(place):
+            _say(place, "table", line)
     _say(place, "end", f"{place.seconds_left:.0f} s left, all of it in {place.output}")
     return int(red)
 

@@ -17,7 +17,11 @@ INTERPRETED = interpreting()
 RUNS_HERE = triton_refusal() is None
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
 DRIVER = "test_interpreted.py"
-NO_KERNEL = ("test_permutes.py", "test_plan.py")  # run no kernel, so they run everywhere
+NO_KERNEL = (
+    "test_permutes.py",
+    "test_plan.py",
+    "test_tuned.py",
+)  # run no kernel, so they run everywhere
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:

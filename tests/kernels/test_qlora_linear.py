@@ -1,13 +1,17 @@
 """`qlora_linear` and every gradient by the error rule, with every plan of the launch rule."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 import qlora_kernels as qk
 from ops.linear_formula import formula, in_float64, op, outputs
+from qlora_kernels.gpu import tuned
 from qlora_kernels.ops.qlora_linear import triton_kernel
+from qlora_kernels.ops.qlora_linear import triton_plan as plans
 from qlora_kernels.ops.qlora_linear.triton_plan import DENSE, every_plan
 from qlora_kernels.testing.cases import LINEAR_CASES, LinearCase, LinearProblem, linear_problem
 from qlora_kernels.testing.error_rule import ErrorRule
@@ -60,7 +64,7 @@ def test_every_forward_plan(
 ):
     """Three shares of five steps: the last is short; a tail of rows and of columns."""
     plan = replace(plan, splits=splits)
-    monkeypatch.setattr(triton_kernel, "forward_plan", lambda problem: plan)
+    monkeypatch.setattr(triton_kernel, "forward_plan", lambda *_: plan)
     rule = ErrorRule(torch.float16)
     for case in (LinearCase(5, 40, 320, rank=20, bias=True), LinearCase(18, 130, 64, rank=0)):
         judge(rule, case, problem_of(case, torch.float16, device))
@@ -69,7 +73,7 @@ def test_every_forward_plan(
 
 @pytest.mark.parametrize("plan", (*BACKWARD, DENSE, FOLDED), ids=str)
 def test_every_backward_plan(device: torch.device, plan: object, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(triton_kernel, "backward_plan", lambda problem, fused: plan)
+    monkeypatch.setattr(triton_kernel, "backward_plan", lambda *_, fused: plan)
     rule = ErrorRule(torch.float16)
     for case in (LinearCase(18, 130, 128, rank=20), LinearCase(3, 40, 64, rank=0)):
         judge(rule, case, problem_of(case, torch.float16, device))
@@ -104,3 +108,28 @@ def test_a_dense_base_is_refused(device: torch.device):
     x = torch.zeros(2, 64, device=device)
     with pytest.raises(qk.InputError, match=r"triton: the base weight is dense$"):
         qk.qlora_linear(x, torch.zeros(4, 64, device=device))
+
+
+def test_a_measured_plan_is_taken(
+    device: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Every plan is tried once, by a clock that likes the last one best; then nothing is."""
+    monkeypatch.setenv("QLORA_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv(tuned.TUNE, "1")
+    tuned.plans.cache_clear()
+    tried: list[str] = []
+
+    def milliseconds(call: Callable[[], object]) -> float:
+        call()
+        tried.append("")
+        return -len(tried)
+
+    monkeypatch.setattr(tuned, "milliseconds", milliseconds)
+    problem = problem_of(LinearCase(18, 130, 128, rank=20), torch.float16, device)
+    first = outputs(op, problem)
+    assert len(tried) == len(plans.FORWARD) + len(plans.BACKWARD)
+    assert set(tuned.plans().values()) == {"dense"}
+    again = outputs(op, problem)
+    assert len(tried) == len(plans.FORWARD) + len(plans.BACKWARD)
+    assert all(torch.equal(tensor, again[name]) for name, tensor in first.items())
+    tuned.plans.cache_clear()

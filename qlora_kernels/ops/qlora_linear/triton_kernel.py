@@ -1,10 +1,11 @@
 """`qlora_linear` and its gradients on NVIDIA GPUs by Triton kernels."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
 from qlora_kernels.formats import Adapter, Base, QuantizedTensor
+from qlora_kernels.gpu import tuned
 from qlora_kernels.gpu.availability import architecture, misplaced
 from qlora_kernels.gpu.compile_case import CompileCase
 from qlora_kernels.gpu.launch import (
@@ -17,7 +18,9 @@ from qlora_kernels.gpu.launch import (
 from qlora_kernels.ops.qlora_linear import triton_adapter, triton_dense
 from qlora_kernels.ops.qlora_linear.call import Gradients, Needs
 from qlora_kernels.ops.qlora_linear.triton_plan import (
+    BACKWARD,
     COLUMNS,
+    FORWARD,
     Plan,
     Problem,
     backward_plan,
@@ -49,11 +52,25 @@ def forward(
     """`y = g * (x W^T + s (drop(x A^T)) B^T) + bias`, [m, n], with g the output scale or 1."""
     x = x.contiguous()
     h = None if adapter is None else triton_adapter.down(x, adapter, seed)
-    plan = forward_plan(_problem(x, base, adapter))
-    if plan.way == "dense":
-        folds = plan.folds and triton_dense.can_fold(base)
-        return triton_dense.forward(x, base, (adapter, h), (bias, output_scale), folds)
-    return _fused_forward(plan, x, base, (adapter, h), (bias, output_scale))
+    problem = _problem(x, base, adapter)
+
+    def run(name: str | None) -> torch.Tensor:
+        plan = forward_plan(problem, name)
+        if plan.way == "dense":
+            folds = plan.folds and triton_dense.can_fold(base)
+            return triton_dense.forward(x, base, (adapter, h), (bias, output_scale), folds)
+        return _fused_forward(plan, x, base, (adapter, h), (bias, output_scale))
+
+    return run(_measured("forward", problem, FORWARD, run))
+
+
+def _measured(
+    direction: str, problem: Problem, plans: Mapping[str, Plan], run: Callable[[str], object]
+) -> str | None:
+    """The plan that was the best on this machine; None where the table decides."""
+    if not problem.is_whole or not tuned.is_asked():
+        return None
+    return tuned.tuned(f"{direction} {problem}", tuple(plans), run)
 
 
 def backward(
@@ -161,14 +178,31 @@ def _x_gradient(
     dh: torch.Tensor | None,
     seed: torch.Tensor | None,
 ) -> torch.Tensor:
+    problem = _problem(dy, base, adapter)
+    # A mask on x falls on the adapter's share alone: only our kernel has it.
+    masked = triton_adapter.masking(adapter, seed, "input")[0]
+
+    def run(name: str | None) -> torch.Tensor:
+        plan = backward_plan(problem, name, fused=masked)
+        if plan.way == "dense":
+            return triton_dense.x_gradient(dy, base, (adapter, dh), plan.folds)
+        return _fused_x_gradient(plan, dy, base, (adapter, dh), seed)
+
+    return run(None if masked else _measured("backward", problem, BACKWARD, run))
+
+
+def _fused_x_gradient(
+    plan: Plan,
+    dy: torch.Tensor,
+    base: QuantizedTensor,
+    down: triton_dense.Down,
+    seed: torch.Tensor | None,
+) -> torch.Tensor:
     from qlora_kernels.ops.qlora_linear.triton_device import backward_x_kernel
 
     (m, n), k = dy.shape, base.shape[1]
+    adapter, dh = down
     masked, threshold, keep = triton_adapter.masking(adapter, seed, "input")
-    # A mask on x falls on the adapter's share alone: only our kernel has it.
-    plan = backward_plan(_problem(dy, base, adapter), fused=masked)
-    if plan.way == "dense":
-        return triton_dense.x_gradient(dy, base, (adapter, dh), plan.folds)
     dx = dy.new_empty(m, k)
     launch(
         backward_x_kernel,

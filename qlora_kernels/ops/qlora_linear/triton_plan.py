@@ -29,6 +29,16 @@ class Problem:
     is_aligned: bool = True
     architecture: int = 90
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether weights are read many at a time, for a matrix instruction of 16-bit values."""
+        return self.is_aligned and self.item_bytes == 2
+
+    def __str__(self) -> str:
+        """What times depend on, rows to a power of two: how measured plans are kept."""
+        rows = 1 << max(0, self.m - 1).bit_length()
+        return f"m<={rows} n={self.n} k={self.k} rank={self.rank}"
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -71,22 +81,22 @@ BACKWARD = {
 Rows = Mapping[str, int | None]  # a plan's name -> up to how many rows; the last has no limit
 
 
-def forward_plan(p: Problem) -> Plan:
-    """For y = x W^T."""
-    if not _is_whole(p):
+def forward_plan(p: Problem, name: str | None = None) -> Plan:
+    """For y = x W^T; name: of FORWARD, where it is not the table's to choose."""
+    if not p.is_whole:
         return _dense(p, p.k, p.n) if p.m >= SCATTERED_BELOW else SCATTERED
-    plan = FORWARD[_best("forward", p.m, p.architecture)]
+    plan = FORWARD[name or _best("forward", p.m, p.architecture)]
     if plan == DENSE:
         return _dense(p, p.k, p.n)
     programs = -(-p.m // plan.block_m) * -(-p.n // plan.block_n)
     return replace(plan, splits=splits(programs, p.k, COLUMNS))
 
 
-def backward_plan(p: Problem, fused: bool = False) -> Plan:
-    """For dx = dy W; fused: by a kernel of ours, however many rows there are."""
-    if not _is_whole(p):
+def backward_plan(p: Problem, name: str | None = None, *, fused: bool = False) -> Plan:
+    """For dx = dy W; name: of BACKWARD; fused: by a kernel of ours, however many rows there are."""
+    if not p.is_whole:
         return SCATTERED if p.m < SCATTERED_BELOW or fused else _dense(p, p.n, p.k)
-    plan = BACKWARD[_best("backward", p.m, p.architecture)]
+    plan = BACKWARD[name or _best("backward", p.m, p.architecture)]
     if plan == DENSE:
         return BACKWARD_LARGEST if fused else _dense(p, p.n, p.k)
     return plan
@@ -114,11 +124,6 @@ def _best(direction: str, m: int, architecture: int) -> str:
     nearest = max((a for a in known if a <= architecture), default=min(known))
     rows = known[nearest][direction]
     return next(name for name, limit in rows.items() if limit is None or m <= limit)
-
-
-def _is_whole(p: Problem) -> bool:
-    """Whether weights are read many at a time, for a matrix instruction of 16-bit values."""
-    return p.is_aligned and p.item_bytes == 2
 
 
 def _dense(p: Problem, summed: int, made: int) -> Plan:
