@@ -13,10 +13,7 @@ from dataclasses import dataclass
 
 from bench.compile_gate.machines import ISSUE_LANES, PIPES, Machine
 from bench.compile_gate.sass import Body
-
-WARP = 32
-# NF4 with double quantization: half a byte, 1 of 64 for the scale, 4 of 16384 for the scale's own.
-BYTES_PER_WEIGHT = 1 / 2 + 1 / 64 + 4 / 16384
+from qlora_kernels.gpu.compile_case import NF4_BYTES, WARP
 
 
 @dataclass(frozen=True)
@@ -28,6 +25,7 @@ class Work:
     decoded_weights: int  # 0: it decodes none
     multiply_adds: float  # of its matrix instructions, all warps together
     moved_bytes: int = 0  # 0: those of its loads and stores
+    bytes_per_weight: float = NF4_BYTES  # of a code and its share of the scales
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ def _bytes(work: Work) -> float:
     lanes = WARP * work.num_warps
     stores = sum(i.global_bits for i in work.body.instructions if i.opcode == "STG") / 8
     if work.decoded_weights:
-        return work.decoded_weights * BYTES_PER_WEIGHT + stores * lanes
+        return work.decoded_weights * work.bytes_per_weight + stores * lanes
     return sum(i.global_bits for i in work.body.instructions) / 8 * lanes
 
 

@@ -62,7 +62,7 @@ def compile_row(case: Any, architecture: int) -> Row:
     if body.matrix_instruction == "tcgen05":
         multiply_adds = passes * tensor_memory_multiply_adds(compiled.asm["ttgir"])
     weights = passes * case.decoded_weights
-    work = Work(body, num_warps, weights, multiply_adds, case.moved_bytes)
+    work = Work(body, num_warps, weights, multiply_adds, case.moved_bytes, case.bytes_per_weight)
     machine = MACHINES[architecture]
     found = bound(work, machine)
     per_weight, beyond = sass_per_weight(work), sass_beyond_memory(work)

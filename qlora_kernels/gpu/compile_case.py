@@ -8,8 +8,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from qlora_kernels.formats.codebooks import NESTED_BLOCK_SIZE
+
 ARCHITECTURES = (80, 89, 90, 100)
 WARP = 32
+
+
+def bytes_per_weight(bits: int, block_size: int, nested: bool) -> float:
+    """Of a code and its share of the scales: float32 ones, or 8 bits with scales of their own."""
+    return bits / 8 + (1 + 4 / NESTED_BLOCK_SIZE if nested else 4) / block_size
+
+
+NF4_BYTES = bytes_per_weight(4, 64, True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +50,14 @@ class CompileCase:
     def name(self) -> str:
         """The kernel's function name."""
         return str(self.kernel.__name__)
+
+    @property
+    def bytes_per_weight(self) -> float:
+        """What each decoded weight takes in memory; 0 where none is decoded."""
+        c = self.constexprs
+        if not self.decoded_weights:
+            return 0.0
+        return bytes_per_weight(c["BITS"], c["BLOCK_SIZE"], c["NESTED"])
 
     def compile(self, architecture: int) -> Any:
         """Triton's compiled kernel for an architecture (90: sm_90); imports triton, needs no GPU.

@@ -143,9 +143,8 @@ def absmax_at(block, mask, scales, nested_absmax, nested_offset, dynamic_map, NE
     """The effective float32 scale of each block number."""
     if NESTED:
         centred = tl.load(dynamic_map + tl.load(scales + block, mask=mask, other=0).to(tl.int32))
-        nested = tl.load(
-            nested_absmax + block.to(tl.uint64) // NESTED_BLOCK_SIZE, mask=mask, other=0.0
-        )
+        group = block.to(tl.uint32) // NESTED_BLOCK_SIZE  # unsigned: a shift
+        nested = tl.load(nested_absmax + group, mask=mask, other=0.0)
         absmax = centred * nested + tl.load(nested_offset)
     else:
         absmax = tl.load(scales + block, mask=mask, other=0.0)

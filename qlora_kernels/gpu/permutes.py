@@ -1,34 +1,35 @@
 """The PTX that decodes four bytes of 4-bit codes at once with register permutes.
 
 A word q holds eight codes. `prmt(x, y, s)` picks, for each nibble of s, one of the eight bytes of
-y:x, so two of them look up codes 0-7 and 8-15 by the low three bits, and a third picks by the
-fourth: three instructions give four codes one byte of their values.
+y:x, so two of them look up codes 0-7 and 8-15 by the low three bits. Where a nibble of s has its
+fourth bit, prmt copies the sign of the byte that it picks: so a third makes a mask of the codes'
+fourth bits, once for all planes, and a choice of bits by it gives four codes one byte of their
+values.
 """
+
+# Signs of the bytes of q << 4 : q, those of nibbles 0-3 and 4-7 of q in order.
+_SIGNS = ("0x9d8c", "0xbfae")
 
 
 def _lookups(planes: int, code: int) -> list[str]:
     """Byte p of the values of nibbles 0-3 in register n0p, of nibbles 4-7 in n1p."""
     words = [f"${code + 1 + 4 * word}" for word in range(4 * planes)]
-    lines = [
-        f"and.b32 sel, ${code}, 0x77777777;",
-        f"shr.b32 pick, ${code}, 1;",
-        "lop3.b32 pick, pick, 0x44444444, 0x32103210, 0xea;",  # (pick & bits) | byte numbers
-    ]
+    lines = [f"and.b32 sel, ${code}, 0x77777777;", f"shl.b32 even, ${code}, 4;"]
     for half in (0, 1):
-        if half:
-            lines += ["shr.b32 sel, sel, 16;", "shr.b32 pick, pick, 16;"]
+        lines += ["shr.b32 sel, sel, 16;"] * half
+        lines += [f"prmt.b32 upper, ${code}, even, {_SIGNS[half]};"]
         for plane in range(planes):
             first, second, third, fourth = words[4 * plane : 4 * plane + 4]
             lines += [
                 f"prmt.b32 low, {first}, {second}, sel;",
                 f"prmt.b32 high, {third}, {fourth}, sel;",
-                f"prmt.b32 n{half}{plane}, low, high, pick;",
+                f"lop3.b32 n{half}{plane}, upper, high, low, 0xca;",  # upper ? high : low
             ]
     return lines
 
 
 def _assembly(lines: list[str]) -> str:
-    registers = ["sel", "pick", "low", "high", "t", "u"]
+    registers = ["sel", "even", "upper", "low", "high", "t", "u"]
     registers += [f"n{half}{plane}" for half in (0, 1) for plane in range(4)]
     return "\n".join(["{", f".reg .b32 {', '.join(registers)};", *lines, "}"])
 

@@ -40,7 +40,7 @@ def aligned_tile(
     dynamic,
     table,
     row,  # [ROWS]
-    j,  # the first column
+    step,  # columns from step * STEP on
     k,
     DTYPE: tl.constexpr,
     NESTED: tl.constexpr,
@@ -48,21 +48,22 @@ def aligned_tile(
     BLOCK_SIZE: tl.constexpr,
 ):
     """(unscaled values [ROWS, STEP], their scale [ROWS])."""
-    first = (row.to(tl.int64) * k + j).to(tl.uint64)  # unsigned: dividing it is a shift
-    always = tl.full(first.shape, True, tl.int1)
-    scale = absmax_at(
-        first // BLOCK_SIZE, always, scales, nested_absmax, nested_offset, dynamic, NESTED
-    )
+    # Steps fit 32 bits: of 64 columns each, they reach further than memory does.
+    block = (row * (k // STEP) + step).to(tl.uint32) // (BLOCK_SIZE // STEP)
+    always = tl.full(block.shape, True, tl.int1)
+    scale = absmax_at(block, always, scales, nested_absmax, nested_offset, dynamic, NESTED)
+    first = row.to(tl.int64) * (k // 2 if BITS == 4 else k)  # the same in every step
     if BITS == 4:
-        half = tl.arange(0, STEP // 2)
-        byte = tl.load(codes + (first // 2)[:, None] + half[None, :])  # [ROWS, STEP / 2]
+        half = step * (STEP // 2) + tl.arange(0, STEP // 2)
+        byte = tl.load(codes + first[:, None] + half[None, :])  # [ROWS, STEP / 2]
         even, odd = two_values(byte, table, DTYPE)
         values = tl.join(even, odd).reshape(row.shape[0], STEP)
         scale *= factor(table)
     else:
-        byte = tl.load(codes + first[:, None] + tl.arange(0, STEP)[None, :])
+        column = step * STEP + tl.arange(0, STEP)
+        byte = tl.load(codes + first[:, None] + column[None, :])
         values = rounded(byte.to(tl.int8, bitcast=True).to(tl.float32), DTYPE)  # exact
-        scale /= INT8_MAX
+        scale = tl.div_rn(scale, INT8_MAX)
     return values, scale
 
 
@@ -75,14 +76,14 @@ def scattered_tile(
     dynamic,
     table,
     row,  # [ROWS]
-    j,
+    step,
     k,
     NESTED: tl.constexpr,
     BITS: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
 ):
     """Values [ROWS, STEP], float32, scaled; 0 beyond the last column."""
-    column = j + tl.arange(0, STEP)[None, :]
+    column = step * STEP + tl.arange(0, STEP)[None, :]
     inside = column < k
     place = row.to(tl.int64)[:, None] * k + column
     scale = absmax_at(
@@ -94,7 +95,7 @@ def scattered_tile(
         values = tl.where(inside, value_of(code, table) * (scale * factor(table)), 0.0)
     else:
         byte = tl.load(codes + place, mask=inside, other=0)
-        values = byte.to(tl.int8, bitcast=True).to(tl.float32) * (scale / INT8_MAX)
+        values = byte.to(tl.int8, bitcast=True).to(tl.float32) * tl.div_rn(scale, INT8_MAX)
     return values
 
 
@@ -107,7 +108,7 @@ def weight_tile(
     dynamic,
     table,
     row,
-    j,
+    step,
     k,
     DTYPE: tl.constexpr,
     NESTED: tl.constexpr,
@@ -119,12 +120,12 @@ def weight_tile(
     if ALIGNED:
         values, scale = aligned_tile(
             codes, scales, nested_absmax, nested_offset, dynamic, table,
-            row, j, k, DTYPE, NESTED, BITS, BLOCK_SIZE,
+            row, step, k, DTYPE, NESTED, BITS, BLOCK_SIZE,
         )  # fmt: skip
         values = values.to(tl.float32) * scale[:, None]
     else:
         values = scattered_tile(
             codes, scales, nested_absmax, nested_offset, dynamic, table,
-            row, j, k, NESTED, BITS, BLOCK_SIZE,
+            row, step, k, NESTED, BITS, BLOCK_SIZE,
         )  # fmt: skip
     return rounded(values, DTYPE)

@@ -26,6 +26,7 @@ from bench.compile_gate.compiled import Row, tensor_memory_multiply_adds
 from bench.compile_gate.machines import MACHINES
 from bench.compile_gate.ptx import unrolled
 from bench.compile_gate.sass import Body, Instruction, inner_body
+from qlora_kernels.gpu.compile_case import bytes_per_weight
 
 FOLDER = Path(__file__).parents[1] / "fixtures/sass"
 ROW = Row("qlora_linear", "forward", "nf4", "sm_90", 128, 0, 4096, 0.5, "wgmma 64x128x16",
@@ -153,6 +154,14 @@ def test_tables_that_the_cache_holds_are_no_traffic():
     assert shares[0] < 1 and shares[0] == pytest.approx(2 * shares[1])
 
 
+def test_a_weight_is_its_code_and_its_share_of_the_scales():
+    """NF4 with double quantization has half a byte, a 64th for the scale, and 4 of 256 scales'."""
+    assert bytes_per_weight(4, 64, True) == 1 / 2 + 1 / 64 + 4 / (64 * 256)
+    assert bytes_per_weight(8, 128, False) == 1 + 4 / 128
+    eight = replace(straight(*["PRMT"] * 22, weights=8 * 128), bytes_per_weight=1.0)
+    assert bound(eight, MACHINES[90]).share == 1.0
+
+
 def test_occupancy_is_what_registers_and_shared_memory_allow():
     h100 = MACHINES[90]
     assert occupancy(h100, 32, 0, 4) == 1.0
@@ -182,6 +191,13 @@ def test_what_stays_within_the_slack_passes():
     near = replace(ROW, registers=130, sass_per_weight=2.05, bound_share=0.89)
     for row in (ROW, better, near):
         assert list(limits.breaches([row], {ROW.key: LIMIT})) == []
+
+
+def test_few_rows_of_x_have_a_budget_that_no_update_moves():
+    key = "bf16 block_m=16 splits=1 skinny=1"
+    skinny = replace(ROW, kernel="forward_kernel", configuration=key, bound_share=0.84)
+    assert "was promised to be 0.85" in next(budgets.broken([skinny]))
+    assert not list(budgets.broken([replace(skinny, arch="sm_100")]))
 
 
 def test_limits_and_kernels_are_the_same_set():

@@ -7,18 +7,19 @@ MASK = 0xFFFFFFFF
 
 
 def permute(a: int, b: int, selector: int) -> int:
-    """`prmt`: each nibble of the selector picks one of the eight bytes of b:a."""
+    """`prmt`: each nibble of the selector picks a byte of b:a, or copies its sign."""
     data = (b << 32 | a).to_bytes(8, "little")
-    picked = [data[selector >> (4 * i) & 7] for i in range(4)]
-    assert not any(selector >> (4 * i) & 8 for i in range(4)), "would copy a sign"
+    nibbles = [selector >> (4 * i) & 15 for i in range(4)]
+    picked = [255 * (data[n & 7] >> 7) if n & 8 else data[n] for n in nibbles]
     return int.from_bytes(bytes(picked), "little")
 
 
 OPERATIONS = {
     "and.b32": lambda a, b: a & b,
     "shr.b32": lambda a, b: a >> b,
+    "shl.b32": lambda a, b: a << b,
     "prmt.b32": lambda a, b, selector: permute(a, b, selector & 0xFFFF),
-    "lop3.b32": lambda a, b, c, table: (a & b) | c if table == 0xEA else None,
+    "lop3.b32": lambda a, b, c, table: (a & b) | (~a & c) if table == 0xCA else None,
 }
 
 

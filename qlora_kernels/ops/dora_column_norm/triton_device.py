@@ -39,7 +39,7 @@ def column_norm_kernel(
             update = product(widened(bt), widened(at), update)
         w = weight_tile(
             codes, scales, nested_absmax, nested_offset, dynamic, table,
-            from_n, step * STEP, k, tl.float32, NESTED, BITS, BLOCK_SIZE, ALIGNED,
+            from_n, step, k, tl.float32, NESTED, BITS, BLOCK_SIZE, ALIGNED,
         )  # fmt: skip
         w += update * scaling
         squares += w * w

@@ -40,7 +40,8 @@ def cases() -> Iterator[CompileCase]:
     for plan in (SKINNY, FORWARD_LARGEST):
         yield _forward(plan, 1, torch.float16, BASE)
         yield _forward(plan, 1, torch.bfloat16, BASE | {"NESTED": False})
-        yield _forward(plan, 1, torch.bfloat16, BASE | {"BITS": 8})
+        for dtype in (torch.bfloat16, torch.float16):
+            yield _forward(plan, 1, dtype, BASE | {"BITS": 8})
         yield _forward(plan, 1, torch.bfloat16, BASE, has_scale=True)
     yield _backward(BACKWARD_LARGEST, torch.bfloat16, BASE | {"BITS": 8})
     yield _backward(BACKWARD_LARGEST, torch.float16, BASE)

@@ -47,13 +47,13 @@ def forward_kernel(
         if SKINNY:
             w, scale = aligned_tile(
                 codes, scales, nested_absmax, nested_offset, dynamic, table,
-                from_n, step * STEP, k, dtype, NESTED, BITS, BLOCK_SIZE,
+                from_n, step, k, dtype, NESTED, BITS, BLOCK_SIZE,
             )  # fmt: skip
             total += product(w, xt, tl.zeros_like(total)) * scale[:, None]
         else:
             w = weight_tile(
                 codes, scales, nested_absmax, nested_offset, dynamic, table,
-                from_n, step * STEP, k, dtype, NESTED, BITS, BLOCK_SIZE, ALIGNED,
+                from_n, step, k, dtype, NESTED, BITS, BLOCK_SIZE, ALIGNED,
             )  # fmt: skip
             total = product(w, xt, total)
     if HAS_ADAPTER and split == 0:
@@ -125,8 +125,7 @@ def backward_x_kernel(
     from_m = tl.minimum(row_m, m - 1).to(tl.int64)
     if ALIGNED:
         k = k // STEP * STEP
-    j = tl.program_id(1) * STEP
-    column = j + tl.arange(0, STEP)
+    column = tl.program_id(1) * STEP + tl.arange(0, STEP)
     dtype: tl.constexpr = dy.dtype.element_ty
     total = tl.zeros((BLOCK_M, STEP), tl.float32)
     for first in range(0, n, BLOCK_N):
@@ -136,7 +135,7 @@ def backward_x_kernel(
         )
         w = weight_tile(
             codes, scales, nested_absmax, nested_offset, dynamic, table,
-            tl.minimum(row_n, n - 1), j, k, dtype, NESTED, BITS, BLOCK_SIZE, ALIGNED,
+            tl.minimum(row_n, n - 1), tl.program_id(1), k, dtype, NESTED, BITS, BLOCK_SIZE, ALIGNED,
         )  # fmt: skip
         total = product(tile, w, total)
     if HAS_ADAPTER:

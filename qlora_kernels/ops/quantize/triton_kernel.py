@@ -10,7 +10,9 @@ from qlora_kernels.formats.codebooks import FORMATS, NESTED_BLOCK_SIZE, dynamic_
 from qlora_kernels.gpu.availability import misplaced
 from qlora_kernels.gpu.compile_case import CompileCase
 from qlora_kernels.gpu.launch import TRITON_TYPES, launch
-from qlora_kernels.ops.quantize.rule import refuse_nonfinite
+from qlora_kernels.ops.quantize import triton_search
+from qlora_kernels.ops.quantize.rule import nested_offset, refuse_nonfinite
+from qlora_kernels.ops.quantize.triton_search import ScaleSearch
 
 BACKEND = "triton"
 
@@ -19,16 +21,16 @@ _NUM_WARPS = 8
 
 
 def refuses(w: torch.Tensor, spec: QuantSpec, importance: torch.Tensor | None) -> str | None:
-    """Takes float32, bfloat16 and float16 on an NVIDIA GPU; a scale is its block's absmax."""
-    if w.dtype not in TRITON_TYPES:
-        return f"w is {w.dtype}"
-    return "scales are searched for" if spec.ratios else misplaced("w", w)
+    """Takes float32, bfloat16 and float16 on an NVIDIA GPU."""
+    return misplaced("w", w) if w.dtype in TRITON_TYPES else f"w is {w.dtype}"
 
 
 def quantize(
     w: torch.Tensor, spec: QuantSpec, importance: torch.Tensor | None = None
 ) -> QuantizedTensor:
-    """Codes and absmax in one pass over w; scales of scales in a second one over absmax."""
+    """Codes and absmax in one pass over w; scales of scales in a second one over absmax. Where
+    scales are searched, that gives scales and codes, and once more after their quantization.
+    """
     from qlora_kernels.ops.quantize.triton_device import quantize_kernel
 
     w, count = w.detach().contiguous(), w.numel()
@@ -48,18 +50,28 @@ def quantize(
     )
     if is_bad.any():
         refuse_nonfinite(w, int((~w.reshape(-1).float().isfinite()).to(torch.uint8).argmax()))
-    parts: tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None] = (absmax, None, None)
-    if spec.double_quant:
-        parts = _quantize_scales(absmax)
+    scales, search = absmax, None
+    if spec.ratios:
+        search = ScaleSearch(w, absmax, spec, (thresholds, order), importance)
+        scales = search.best_scales(codes)
+    if not spec.double_quant:
+        return QuantizedTensor(
+            codes, scales, None, None, w.shape, w.dtype, spec.format, spec.block_size
+        )
+    parts = _quantize_scales(scales, spec)
+    if search is not None:
+        parts = (search.best_nested(codes, parts), *parts[1:])
     return QuantizedTensor(codes, *parts, w.shape, w.dtype, spec.format, spec.block_size)
 
 
-def _quantize_scales(absmax: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _quantize_scales(
+    absmax: torch.Tensor, spec: QuantSpec
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(uint8 codes, nested absmax, offset)."""
     from qlora_kernels.ops.quantize.triton_device import quantize_scales_kernel
 
     count = absmax.numel()
-    offset = absmax.mean() if count else absmax.new_zeros(())
+    offset = nested_offset(absmax, spec)
     scales = torch.empty_like(absmax, dtype=torch.uint8)
     nested = absmax.new_empty(-(-count // NESTED_BLOCK_SIZE))
     launch(
@@ -93,7 +105,7 @@ def _constants(format_name: str, block_size: int, is_ragged: bool) -> dict[str, 
 
 
 def compile_cases() -> Iterator[CompileCase]:
-    """The usual block size in every dtype, 4 and 8 bits; and the scales."""
+    """The usual block size in every dtype, 4 and 8 bits; the scales; and the search for them."""
     from qlora_kernels.ops.quantize.triton_device import quantize_kernel, quantize_scales_kernel
 
     for format_name in ("nf4", "int8"):
@@ -129,3 +141,4 @@ def compile_cases() -> Iterator[CompileCase]:
         fp_fusion=False,
         aligned=tuple(signature),
     )
+    yield from triton_search.compile_cases()
