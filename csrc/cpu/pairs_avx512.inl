@@ -44,31 +44,6 @@ template <int HEIGHT>
   }
 }
 
-// Lane i of words[w] is word w of the sixteen bytes of row i; row 4 q + i lies i row_bytes behind
-// quarters[q].
-inline void load_words(const uint8_t* const (&quarters)[4], int64_t row_bytes,
-                       __m512i (&words)[4]) {
-  __m512i rows[4];  // i, 4 + i, 8 + i, 12 + i
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    const auto bytes = [&](int quarter) {
-      const uint8_t* source = quarters[quarter] + i * row_bytes;
-      return _mm_loadu_si128(reinterpret_cast<const __m128i*>(source));
-    };
-    rows[i] = _mm512_inserti32x4(_mm512_castsi128_si512(bytes(0)), bytes(1), 1);
-    rows[i] = _mm512_inserti32x4(rows[i], bytes(2), 2);
-    rows[i] = _mm512_inserti32x4(rows[i], bytes(3), 3);
-  }
-  const __m512i low01 = _mm512_unpacklo_epi32(rows[0], rows[1]);
-  const __m512i low23 = _mm512_unpacklo_epi32(rows[2], rows[3]);
-  const __m512i high01 = _mm512_unpackhi_epi32(rows[0], rows[1]);
-  const __m512i high23 = _mm512_unpackhi_epi32(rows[2], rows[3]);
-  words[0] = _mm512_unpacklo_epi64(low01, low23);
-  words[1] = _mm512_unpackhi_epi64(low01, low23);
-  words[2] = _mm512_unpacklo_epi64(high01, high23);
-  words[3] = _mm512_unpackhi_epi64(high01, high23);
-}
-
 // sums[i][lane] += <x[i], W[lane]> for ROWS rows of x, in cells as few_rows.inl packs them: a shift
 // of a word by 4 s leaves the codes of one cell as 16-bit indices, of which only five bits count,
 // and the fifth is made not to. Each scale multiplies a sum, not its weights.
@@ -86,14 +61,15 @@ template <int ROWS>
     __m512 dots[ROWS][CHAINS];
     for (auto& row : dots) std::fill(row, row + CHAINS, _mm512_setzero_ps());
     for (int64_t depth = 0; depth < weight.step; depth += 32) {
-      __m512i words[4];
-      load_words(quarters, weight.row_bytes, words);
+      Words words[4];
+      gather_words([&](int row) { return quarters[row / 4] + row % 4 * weight.row_bytes; }, words);
       for (const uint8_t*& quarter : quarters) quarter += 16;
 #pragma GCC unroll 4
       for (int w = 0; w < 4; ++w) {
 #pragma GCC unroll 4
         for (int s = 0; s < 4; ++s, cells += ROWS) {
-          const auto index = _mm512_srli_epi16(words[w], static_cast<unsigned>(4 * s));
+          const auto index =
+              _mm512_srli_epi16(reinterpret_cast<__m512i>(words[w]), static_cast<unsigned>(4 * s));
           const auto right = reinterpret_cast<__m512bh>(_mm512_permutexvar_epi16(index, codebook));
 #pragma GCC unroll 8
           for (int r = 0; r < ROWS; ++r) {

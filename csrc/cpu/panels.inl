@@ -246,12 +246,18 @@ struct TransposedWeightPanels {
 
   static void expand(const NibbleDecoder& decoder, const uint8_t* const* sources, int64_t offset,
                      int64_t count, Floats scales, float* rows) {
-    for (int64_t d = 0; d < count; d += 8) {
-      const Words words = gather_words(sources, offset + d / 2);
+    const auto expand_word = [&](Words codes) {
       for (uint32_t i = 0; i < 8; ++i, rows += TILE_COLUMNS) {
-        store(rows, decoder.table[words >> 4 * (i ^ 1)] * scales);  // The high nibble comes first.
+        store(rows, decoder.table[codes >> 4 * (i ^ 1)] * scales);  // The high nibble comes first.
       }
+    };
+    int64_t d = 0;
+    for (; d + 32 <= count; d += 32) {
+      Words words[4];
+      gather_words([&](int row) { return sources[row] + offset + d / 2; }, words);
+      for (const Words word : words) expand_word(word);
     }
+    for (; d < count; d += 8) expand_word(gather_words(sources, offset + d / 2));
   }
 
   static void expand(const Int8Decoder&, const uint8_t* const* sources, int64_t offset,

@@ -193,6 +193,14 @@ inline Words gather_words(const uint8_t* const* sources, int64_t offset) {
                                                    words[5], words[6], words[7]));
 }
 
+// Lane i of words[w] holds word w of the sixteen bytes at source_of(i).
+template <class SourceOf>
+inline void gather_words(const SourceOf& source_of, Words (&words)[4]) {
+  const uint8_t* sources[LANES];
+  for (int i = 0; i < LANES; ++i) sources[i] = source_of(i);
+  for (int w = 0; w < 4; ++w) words[w] = gather_words(sources, 4 * w);
+}
+
 // The first index with a value larger than the scaled one: fifteen sorted thresholds are searched
 // as a complete binary tree, level by level; each level is one register.
 struct Ranker {

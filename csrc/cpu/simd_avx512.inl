@@ -166,6 +166,29 @@ inline Words gather_words(const uint8_t* const* sources, int64_t offset) {
   return words;
 }
 
+// Lane i of words[w] holds word w of the sixteen bytes at source_of(i).
+template <class SourceOf>
+inline void gather_words(const SourceOf& source_of, Words (&words)[4]) {
+  __m512i rows[4];  // i, 4 + i, 8 + i, 12 + i
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const auto bytes = [&](int row) {
+      return _mm_loadu_si128(reinterpret_cast<const __m128i*>(source_of(row)));
+    };
+    rows[i] = _mm512_inserti32x4(_mm512_castsi128_si512(bytes(i)), bytes(4 + i), 1);
+    rows[i] = _mm512_inserti32x4(rows[i], bytes(8 + i), 2);
+    rows[i] = _mm512_inserti32x4(rows[i], bytes(12 + i), 3);
+  }
+  const __m512i low01 = _mm512_unpacklo_epi32(rows[0], rows[1]);
+  const __m512i low23 = _mm512_unpacklo_epi32(rows[2], rows[3]);
+  const __m512i high01 = _mm512_unpackhi_epi32(rows[0], rows[1]);
+  const __m512i high23 = _mm512_unpackhi_epi32(rows[2], rows[3]);
+  words[0] = reinterpret_cast<Words>(_mm512_unpacklo_epi64(low01, low23));
+  words[1] = reinterpret_cast<Words>(_mm512_unpackhi_epi64(low01, low23));
+  words[2] = reinterpret_cast<Words>(_mm512_unpacklo_epi64(high01, high23));
+  words[3] = reinterpret_cast<Words>(_mm512_unpackhi_epi64(high01, high23));
+}
+
 // The first index with a value larger than the scaled one: fifteen sorted thresholds are searched
 // as a complete binary tree, level by level; each level is one register.
 struct Ranker {

@@ -152,6 +152,14 @@ inline Words gather_words(const uint8_t* const* sources, int64_t offset) {
   return Words{words[0], words[1], words[2], words[3]};
 }
 
+// Lane i of words[w] holds word w of the sixteen bytes at source_of(i).
+template <class SourceOf>
+inline void gather_words(const SourceOf& source_of, Words (&words)[4]) {
+  const uint8_t* sources[LANES];
+  for (int i = 0; i < LANES; ++i) sources[i] = source_of(i);
+  for (int w = 0; w < 4; ++w) words[w] = gather_words(sources, 4 * w);
+}
+
 // The number of thresholds below each scaled value.
 struct Ranker {
   const float* thresholds;

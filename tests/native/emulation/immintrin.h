@@ -11,10 +11,7 @@ using __m512i = emulation::Vector<long long, 64>;
 using __m512bh = emulation::Vector<short, 64>;
 using __mmask16 = uint16_t;
 
-constexpr int EMULATED_NEAREST = 0;
-#undef _MM_FROUND_TO_NEAREST_INT
-#undef _MM_FROUND_NO_EXC
-#define _MM_FROUND_TO_NEAREST_INT EMULATED_NEAREST
+#define _MM_FROUND_TO_NEAREST_INT 0
 #define _MM_FROUND_NO_EXC 8
 
 namespace emulation {
