@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from qlora_kernels.gpu.decode_device import widened
-from qlora_kernels.ops.quantize.triton_device import LARGEST, NUM_THRESHOLDS, TINY
+from qlora_kernels.ops.quantize.triton_device import LARGEST, NUM_THRESHOLDS, floored_at_tiny
 
 NUM_SUMS = tl.constexpr(8)
 
@@ -20,7 +20,7 @@ def scale_kernel(w, absmax, scaled, count, BLOCK_SIZE: tl.constexpr, VALUES: tl.
     inside = place < count
     x = widened(tl.load(w + place, mask=inside, other=0.0))
     block = place // BLOCK_SIZE
-    largest = tl.maximum(tl.load(absmax + block, mask=inside, other=1.0), TINY)
+    largest = floored_at_tiny(tl.load(absmax + block, mask=inside, other=1.0))
     y = x * tl.div_rn(tl.full((VALUES,), 1.0, tl.float32), largest)
     y = tl.where((block + 1) * BLOCK_SIZE > count, tl.div_rn(x, largest), y)
     tl.store(scaled + place, tl.minimum(tl.maximum(y, -1.0), 1.0), mask=inside)

@@ -13,6 +13,12 @@ NUM_THRESHOLDS = tl.constexpr(15)
 
 
 @triton.jit
+def floored_at_tiny(absmax):
+    """Triton 3.6 takes a number below float32's normal range for a float64, unless it is filled."""
+    return tl.maximum(absmax, tl.full(absmax.shape, TINY, tl.float32))
+
+
+@triton.jit
 def quantize_kernel(
     w, thresholds, order, codes, absmax, is_bad, count,
     BITS: tl.constexpr, BLOCK_SIZE: tl.constexpr, ROWS: tl.constexpr, RAGGED: tl.constexpr,
@@ -33,7 +39,7 @@ def quantize_kernel(
     is_block = block * BLOCK_SIZE < count
     if BITS == 4:
         short = (block + 1) * BLOCK_SIZE > count
-        floored = tl.maximum(largest, TINY)
+        floored = floored_at_tiny(largest)
         if RAGGED:
             largest = tl.where(short, floored, largest)
         scaled = x * tl.div_rn(tl.full((ROWS,), 1.0, tl.float32), floored)[:, None]
