@@ -12,7 +12,7 @@ TEST := .venv-test/bin/python
 PYTEST := OMP_NUM_THREADS=1 $(TEST) -m pytest -n auto --maxprocesses 4 --dist loadfile
 BUILT_FROM := pyproject.toml setup.py $(shell find csrc -type f)
 
-.PHONY: help demo demo-compare doctor-bench test test-full kernels-report cuda gpu sanitize lint check-machine clean
+.PHONY: help demo demo-compare doctor-bench bench-gate test test-full kernels-report cuda gpu sanitize lint check-machine clean
 .DELETE_ON_ERROR:
 
 help:  ## list these targets
@@ -26,6 +26,11 @@ demo-compare: .venv/ready  ## QLoRA against 16-bit LoRA on the demo task, 3 seed
 
 doctor-bench: .venv-test/ready  ## faults put into 60 runs on purpose, and what `qlora doctor` names
 	OMP_NUM_THREADS=1 $(TEST) -m bench doctor
+
+# GPU kernels are gated by kernels-report, here two configurations of each.
+bench-gate: KERNELS := --sample
+bench-gate: kernels-report  ## instructions of the kernels against the committed counts; needs valgrind; UPDATE=1 sets them
+	OMP_NUM_THREADS=1 $(TEST) -m bench gate $(if $(UPDATE),--update)
 
 # All configurations take minutes: tests compile two of each kernel, `make kernels-report` all.
 test: KERNELS := --sample

@@ -18,6 +18,7 @@ STUDIES: dict[str, str] = {
     "continual": "bench.continual",
     "doctor": "bench.doctor.command",
     "dora-step": "bench.dora_step",
+    "gate": "bench.instruction_gate",
     "gpu": "bench.gpu",
     "kernels-report": "bench.compile_gate",
     "merge-7b": "bench.merge_7b",
@@ -60,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsed.command = command  # for the record
         return study.run(parsed)
     except InputError as error:
-        print(f"{program}: {str(error).removeprefix('bench: ')}", file=sys.stderr)
+        told = str(error).removeprefix("bench: ").removeprefix(f"{name}: ")
+        print(f"{program}: {told}", file=sys.stderr)
         return 2
 
 

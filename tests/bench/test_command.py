@@ -50,4 +50,4 @@ def test_an_unknown_study_is_one_line(studies: list[str], capsys: pytest.Capture
 
 def test_bad_input_is_one_line(studies: list[str], capsys: pytest.CaptureFixture[str]):
     assert command.main(["bases", "--seeds", "0"]) == 2
-    assert capsys.readouterr().err == "bench bases: bases: --seeds should be 1 or more, was 0\n"
+    assert capsys.readouterr().err == "bench bases: --seeds should be 1 or more, was 0\n"
