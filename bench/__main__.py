@@ -19,6 +19,7 @@ STUDIES: dict[str, str] = {
     "doctor": "bench.doctor.command",
     "dora-step": "bench.dora_step",
     "gate": "bench.instruction_gate",
+    "generate": "bench.generate",
     "gpu": "bench.gpu",
     "kernels-report": "bench.compile_gate",
     "merge-7b": "bench.merge_7b",
