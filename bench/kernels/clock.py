@@ -42,15 +42,17 @@ def ratio(ours: Timing, peer: Timing) -> float:
     return median(p / o for o, p in zip(ours.rounds_ms, peer.rounds_ms, strict=True))
 
 
-def interleave(stopwatches: Sequence[Stopwatch], seconds: float) -> list[Timing]:
-    """At least MIN_ROUNDS rounds, and as many as fit into `seconds` per contender."""
+def interleave(
+    stopwatches: Sequence[Stopwatch], seconds: float, min_rounds: int = MIN_ROUNDS
+) -> list[Timing]:
+    """At least so many rounds, and as many as fit into `seconds` per contender."""
     times: list[list[float]] = [[] for _ in stopwatches]
     gc.collect()
     gc.disable()
     try:
         end = perf_counter() + seconds * len(stopwatches)
         round_number = 0
-        while round_number < MIN_ROUNDS or perf_counter() < end:
+        while round_number < min_rounds or perf_counter() < end:
             order = range(len(stopwatches))
             # Backwards every other round: nobody always follows the same neighbour.
             for index in order if round_number % 2 == 0 else reversed(order):

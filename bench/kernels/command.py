@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from rich.console import Console
 
 import qlora_kernels as qk
 from bench.kernels import base, ops, peers, record
+from bench.kernels.budget import BUDGET_ROUNDS, Budget
 from bench.kernels.case import DIRECTIONS, DTYPES, Case
 from bench.kernels.environment import ALLOCATORS, start_again, wanted
 from bench.kernels.measure import Session, run_case
@@ -43,13 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), help="by default where it runs")
     parser.add_argument("--against", default="", metavar="A,B", help=", ".join(peers.PEERS))
     parser.add_argument("--base", metavar="REV", help="and against this commit, built beside")
-    parser.add_argument("--shapes", default="4096x4096", metavar="S,T", help="models, or NxK")
-    parser.add_argument("--m", default="1,8,128", metavar="M,N", help="rows of x")
-    parser.add_argument("--dtype", default="bf16", metavar="D,E", help=", ".join(DTYPES))
-    parser.add_argument("--direction", default="forward", metavar="D,E", help=", ".join(DIRECTIONS))
+    parser.add_argument("--shapes", metavar="S,T", help="models, or NxK")
+    parser.add_argument("--m", metavar="M,N", help="rows of x")
+    parser.add_argument("--dtype", metavar="D,E", help=", ".join(DTYPES))
+    parser.add_argument("--direction", metavar="D,E", help=", ".join(DIRECTIONS))
     parser.add_argument("--rank", type=int, default=16, help="of the adapter; 0: none")
     parser.add_argument("--format", help="of the base weight (nf4), or of states (8bit)")
     parser.add_argument("--seconds", type=float, default=1.0, help="per contender and case")
+    parser.add_argument("--minutes", type=float, help="of the whole run, cheap cases first")
     parser.add_argument(
         "--cold-mb", type=int, default=0, help="take turns over so many MB of inputs"
     )
@@ -87,13 +90,27 @@ def _measured(arguments: argparse.Namespace, session: Session, cases: list[Case]
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
     records: list[record.Record] = []
     red = False
-    for case in cases:
+    budget = Budget(60 * arguments.minutes) if arguments.minutes else None
+    if budget:
+        cases = budget.ordered(cases)
+    for number, case in enumerate(cases):
+        if budget:
+            if refusal := budget.refusal(case):
+                console.print(f"{case}: {refusal}", markup=False)
+                continue
+            contenders = 1 + len(session.against)
+            most = arguments.seconds
+            share = budget.per_contender(len(cases) - number, contenders, most)
+            session = replace(session, seconds=share, min_rounds=BUDGET_ROUNDS)
+        start = monotonic()
         for result in run_case(session, case):
             if isinstance(result, str):
                 console.print(result, markup=False)
                 red = red or " is red" in result
             else:
                 records.append(result)
+        if budget:
+            budget.note(case, monotonic() - start)
         if arguments.json and records:
             record.write(arguments.json, records)
     if records:
@@ -141,13 +158,17 @@ def _cases(arguments: argparse.Namespace) -> Iterable[Case]:
     """Every combination; the cheap ones first, so that a mistake is seen early."""
     op = arguments.op
     _known("--op", [op], ops.OPS)
-    dtypes = _known("--dtype", arguments.dtype.split(","), DTYPES)
-    directions = _known("--direction", arguments.direction.split(","), DIRECTIONS)
-    sizes = _sizes(arguments.m)
+    names = ("dtype", "direction", "m", "shapes")
+    dtype, direction, m_words, shape_names = (
+        getattr(arguments, name) or ops.default(op, name) for name in names
+    )
+    dtypes = _known("--dtype", dtype.split(","), DTYPES)
+    directions = _known("--direction", direction.split(","), DIRECTIONS)
+    sizes = _sizes(m_words)
     if op in ops.WITHOUT_ROWS:
         sizes, directions = [0], directions[:1]
     for m in sizes:
-        for shape in shapes(arguments.shapes, op):
+        for shape in shapes(shape_names, op):
             for dtype in dtypes:
                 for direction in directions:
                     yield Case(

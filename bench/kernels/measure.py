@@ -11,7 +11,7 @@ from bench.kernels import ops, peers
 from bench.kernels.base.process import Base
 from bench.kernels.case import DTYPES, Case, Contender, Cost
 from bench.kernels.check import PASSED, check, qualify
-from bench.kernels.clock import Stopwatch, interleave, ratio, rested
+from bench.kernels.clock import MIN_ROUNDS, Stopwatch, interleave, ratio, rested
 from bench.kernels.environment import clocks_now
 from bench.kernels.record import Record, described, described_roof, summary
 from bench.kernels.roof import measure, stopwatch
@@ -32,6 +32,7 @@ class Session:
     settings: Mapping[str, object]
     origin: Mapping[str, Any]
     base: Base | None = None  # another commit, in a process of its own
+    min_rounds: int = MIN_ROUNDS
 
 
 @dataclass
@@ -61,7 +62,7 @@ def run_case(session: Session, case: Case) -> Iterator[Record | str]:
             watches = _with_base(session.base, case, contest, watches, copies)
         for name, reason in contest.not_against.items():
             yield f"{case}: not against {name}: {reason}"
-        ours, *others = interleave(list(watches.values()), session.seconds)
+        ours, *others = interleave(list(watches.values()), session.seconds, session.min_rounds)
     clocks = clocks_now(session.device)
     roof = measure(case.dtype, session.device)
     roof_ms = roof.milliseconds(cost, op.TRAFFIC)

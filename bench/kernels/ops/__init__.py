@@ -15,6 +15,22 @@ OPS = (
 WITHOUT_ROWS = ("quantize", "dequantize", "dora_column_norm", "adamw8bit")  # they have no x
 DEFAULT_FORMATS = {"adamw8bit": "8bit"}  # of states; else that of a base weight
 
+# What is timed where an option says nothing.
+DEFAULTS = {"shapes": "4096x4096", "m": "1,8,128", "dtype": "bf16", "direction": "forward"}
+DEFAULTS_OF = {
+    "qlora_linear": {
+        "shapes": "576x576,576x1536,2048x2048,4096x4096,11008x4096",
+        "m": "1,8,32,128,512,2048",
+        "dtype": "bf16,fp32",
+        "direction": "forward,forward+backward",
+    }
+}
+
+
+def default(op: str, option: str) -> str:
+    """Of --shapes, --m, --dtype or --direction."""
+    return DEFAULTS_OF.get(op, DEFAULTS)[option]
+
 
 def load(op: str) -> Any:
     """The file of an op: `problem`, `ours`, `expected`, `cost` and TRAFFIC, one of roof.py's."""
