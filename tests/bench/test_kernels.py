@@ -81,6 +81,7 @@ def test_a_missing_peer_is_named(
 ):
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
     options = ["--against", "peft,torch", "--backend", "reference"]
+    options += ["--dtype", "fp32", "--direction", "forward"]
     (record,) = bench("qlora_linear", tmp_path, *options)
     assert record["against"] == "torch"
     assert record["not_against"]["peft"].startswith("does not load")

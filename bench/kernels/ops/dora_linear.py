@@ -9,7 +9,7 @@ import qlora_kernels as qk
 from bench.kernels.case import Call, Case, Cost, Expected
 from bench.kernels.ops import qlora_linear as linear_op
 
-WRITES = False
+TRAFFIC = "read"
 
 
 @dataclass(frozen=True, eq=False)
