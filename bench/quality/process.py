@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,7 @@ def trained(one: Run, sources: tuple[Path, Path], folder: Path) -> dict[str, Any
     settings = configuration.train_settings(
         sources[0], files["train"], folder / "training", one.seed
     )
+    import_module("qlora.train.methods.virtual_tokens")  # loads peft, which is no one's memory
     return_memory()
     before = resident("VmRSS:")
     training, state, _ = prepare(settings, find_place(settings))

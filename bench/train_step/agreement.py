@@ -10,7 +10,7 @@ bitsandbytes rounds scales in another way on a CPU; in bf16 every product rounds
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-BOUND = {"float32": 0.002, "bfloat16": 0.02}
+BOUND = {"float32": 0.005, "bfloat16": 0.02}
 
 
 @dataclass(frozen=True)

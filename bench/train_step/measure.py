@@ -1,4 +1,7 @@
-"""All lines in turn, round by round, so that the machine's moods hit all alike."""
+"""The lines of an allocator in turn, round by round, so that the machine's moods hit all alike.
+
+One allocator after the other: a raised one keeps its memory, and all processes must fit at once.
+"""
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -70,18 +73,24 @@ def measure(
     """By name; every line has taken the same steps on the same rows."""
     tokens = problem.rows * problem.tokens
     found = {line.name: Measured(line, tokens) for line in chosen}
-    with ExitStack() as stack:
-        workers = []
-        for line in chosen:
-            worker = stack.enter_context(Worker(line, problem, rounds.threads))
-            found[line.name].note(worker.take(WARM_UP), timed=False)
-            say(f"{line.name}: loaded, first loss {found[line.name].losses[0]:.4f}")
-            workers.append(worker)
-        for number in range(rounds.rounds):
-            for worker in workers:
-                found[worker.line.name].note(worker.take(rounds.steps), timed=True)
-            say(f"round {number + 1} of {rounds.rounds}")
+    for allocator in dict.fromkeys(line.allocator for line in chosen):
+        with ExitStack() as stack:
+            workers = []
+            for line in (line for line in chosen if line.allocator == allocator):
+                worker = stack.enter_context(Worker(line, problem, rounds.threads))
+                found[line.name].note(worker.take(WARM_UP), timed=False)
+                say(f"{line.name}: loaded, first loss {found[line.name].losses[0]:.4f}")
+                workers.append(worker)
+            for number in range(rounds.rounds):
+                for worker in workers:
+                    found[worker.line.name].note(worker.take(rounds.steps), timed=True)
+                say(f"round {number + 1} of {rounds.rounds}")
     return found
+
+
+def basis_of(line: Line, found: Mapping[str, Measured]) -> Measured | None:
+    """Ours, which ran in the same rounds: under the same allocator."""
+    return found.get(Line(BASIS, line.allocator).name)
 
 
 def judged(found: Mapping[str, Measured], dtype: str) -> list[Agreement]:

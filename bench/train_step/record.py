@@ -9,7 +9,7 @@ from typing import Any
 from bench.merging.table import markdown
 from bench.train_step.agreement import Agreement
 from bench.train_step.lines import GUIDE
-from bench.train_step.measure import BASIS, Measured, Rounds, times_slower
+from bench.train_step.measure import Measured, Rounds, basis_of, times_slower
 from bench.train_step.problem import SMOLLM2, Problem, attention_for
 from qlora.demo.fetch import FOLDER
 from qlora.models import compute_dtype
@@ -36,7 +36,7 @@ def record_of(
 ) -> dict[str, Any]:
     """Everything, ready for JSON; a line that disagrees with its twin has no speed."""
     refused = {agreement.name for agreement in agreed if not agreement.holds}
-    basis = None if BASIS in refused else found.get(BASIS)
+    agreeing = {name: measured for name, measured in found.items() if name not in refused}
     return {
         "command": command(problem, rounds),
         **provenance(PACKAGES),
@@ -44,7 +44,7 @@ def record_of(
         "dtype": dtype_name(),
         **asdict(rounds),
         "rows": [
-            {"line": name, **_row(measured, name in refused, basis, problem)}
+            {"line": name, **_row(measured, name in refused, agreeing, problem)}
             for name, measured in found.items()
         ],
         "agreements": [{**asdict(a), "holds": a.holds} for a in agreed],
@@ -67,7 +67,9 @@ def command(problem: Problem, rounds: Rounds) -> str:
     return " ".join([*words, f"--rounds {rounds.rounds} --steps {rounds.steps}"])
 
 
-def _row(m: Measured, refused: bool, basis: Measured | None, problem: Problem) -> dict[str, Any]:
+def _row(
+    m: Measured, refused: bool, agreeing: Mapping[str, Measured], problem: Problem
+) -> dict[str, Any]:
     told: dict[str, Any] = {
         **asdict(m.line),
         "title": m.line.way.title,
@@ -78,6 +80,7 @@ def _row(m: Measured, refused: bool, basis: Measured | None, problem: Problem) -
     }
     if refused:
         return told
+    basis = basis_of(m.line, agreeing)
     return {
         **told,
         "seconds": m.seconds,
@@ -132,11 +135,11 @@ def _setup(record: Mapping[str, Any]) -> str:
     return (
         f"{record['dtype']}, threads: {record['threads']}, {machine.get('gpu', machine['cpu'])};"
         f" {record['rounds']} rounds of {record['steps']} steps of each line in turn, each line in"
-        " a process of its own. tokens/s is the median over the rounds, beside it the slowest and"
-        " the fastest round. Losses are compared with those of the peer that does the same, step by"
-        " step, and a line that disagrees has no speed. raised: with MALLOC_MMAP_THRESHOLD_ and"
-        " MALLOC_TRIM_THRESHOLD_ so high that memory is kept. Peak: of the process (on a GPU of its"
-        " allocator) while it trains."
+        " a process of its own, those of one allocator in the same rounds. tokens/s is the median"
+        " over the rounds, beside it the slowest and the fastest round. Losses are compared with"
+        " those of the peer that does the same, step by step, and a line that disagrees has no"
+        " speed. raised: with MALLOC_MMAP_THRESHOLD_ and MALLOC_TRIM_THRESHOLD_ so high that"
+        " memory is kept. Peak: of the process (on a GPU of its allocator) while it trains."
     )
 
 

@@ -11,7 +11,7 @@ from bench.train_step.methods import METHODS, Way, prepare_ours
 from bench.train_step.problem import TINY, Problem
 from bench.train_step.process import Training
 
-STEPS = 4
+STEPS = 6
 PROBLEM = Problem(str(TINY), rows=2, tokens=48)
 BOUND_HERE = BOUND["float32"]
 

@@ -33,12 +33,15 @@ def record() -> dict:
             (Line("qlora"), 0.5, [3.0, 2.5]),
             (Line("ours"), 0.25, [3.0, 2.5001]),
             (Line("qlora", "raised"), 0.125, [3.0, 2.6]),
+            (Line("ours", "raised"), 0.0625, [3.0, 2.5]),
+            (Line("full", "raised"), 0.25, [3.0, 2.9]),
         )
     }
     agreed = judged(found, "float32")
     assert {(a.name, a.twin, a.holds) for a in agreed} == {
         ("ours", "qlora", True),
         ("qlora raised", "qlora", False),
+        ("ours raised", "qlora", True),
     }
     return record_of(PROBLEM, Rounds(1, 3, 1), found, agreed)
 
@@ -47,6 +50,7 @@ def test_the_table_has_speeds_of_lines_that_agree_only(record: dict):
     text = page(record)
     assert "| 192.0 | 192.0 to 192.0 | 2.00 | 2 | not readable | 7 | 2.5000 |" in text
     assert "| 384.0 | 384.0 to 384.0 | 1.00 |" in text
+    assert "| 384.0 | 384.0 to 384.0 | 4.00 |" in text  # of ours under the same allocator
     [refused] = [line for line in text.splitlines() if "| refused |" in line]
     assert "| raised |" in refused and refused.count("refused") == 5
     [raised] = [row for row in record["rows"] if row["line"] == "qlora raised"]
