@@ -87,18 +87,18 @@ LINES: dict[str, Callable[[Mapping[str, Any]], Line]] = {
     "doctor/record.json": doctor,
     "planner/record.json": planner,
     "watch-cost/smollm2.json": watch,
-    "train-step/smollm2-135m-instruct-4x128.json": train_step,
+    "train-step/*.json": train_step,
     "quality/record.json": quality,
 }
 
 
 def headline(found: Sequence[Source]) -> str:
     """The table, between its marks."""
-    by_path = {source.path.as_posix(): source for source in found}
     lines = [
-        [*line(by_path[path].origin), _linked(by_path[path])]
-        for path, line in LINES.items()
-        if path in by_path
+        [*line(source.origin), _linked(source)]
+        for pattern, line in LINES.items()
+        for source in found
+        if source.path.match(pattern)
     ]
     for source in found:
         if source.is_of_kernels:

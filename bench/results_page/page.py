@@ -35,7 +35,9 @@ def page(found: Sequence[Source], results: Path) -> str:
 
 def title(source: Source) -> str:
     path = source.path.as_posix()
-    return f"Kernels: `{path}`" if source.is_of_kernels else study_of(path).title
+    if source.is_of_kernels:
+        return f"Kernels: `{path}`"
+    return study_of(path).title.format(**source.origin)
 
 
 def commands(source: Source) -> list[str]:
@@ -59,8 +61,10 @@ def _section(source: Source, results: Path) -> list[str]:
     else:
         parts.append(markdown(*study_of(source.path.as_posix()).figures(source.origin)))
     folder = source.path.parent
-    if folder != Path(".") and (results / folder / "README.md").exists():
-        parts.append(f"[More on its own page]({folder.as_posix()}/README.md)")
+    for own in (source.path.with_suffix(".md"), folder / "README.md"):
+        if own != Path("README.md") and (results / own).exists():
+            parts.append(f"[More on its own page]({own.as_posix()})")
+            break
     if source.is_of_kernels and (report := results / folder / REPORT).exists():
         lines = report.read_text(encoding="utf-8").splitlines()
         parts.append("\n".join(f"- {line}" for line in lines if line.startswith(QUOTED)))
@@ -68,8 +72,9 @@ def _section(source: Source, results: Path) -> list[str]:
 
 
 def _pictures(source: Source, results: Path, shown: set[Path]) -> list[str]:
-    """Those of the folder, below the first record of theirs."""
-    pictures = sorted((results / source.path.parent).glob("*.png"))
-    chosen = [picture for picture in pictures if picture not in shown]
-    shown.update(chosen)
-    return [f"![{p.stem}]({p.relative_to(results).as_posix()})" for p in chosen]
+    """Its own by name, and below the first record of a folder those that are no other record's."""
+    folder = results / source.path.parent
+    records = {path.stem for path in folder.glob("*.json*")} - {source.path.stem}
+    pictures = sorted(p for p in folder.glob("*.png") if p.stem not in records and p not in shown)
+    shown.update(pictures)
+    return [f"![{p.stem}]({p.relative_to(results).as_posix()})" for p in pictures]

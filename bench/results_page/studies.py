@@ -1,6 +1,9 @@
 """The studies whose records are committed: one row each; what has no row is shown as it is."""
 
+from pathlib import PurePath
+
 from bench.doctor.matrix import fully_known, matrix_of
+from bench.results_page.sources import UNKNOWN
 from bench.results_page.study import Figures, Record, Study, plain_figures, told
 
 MEBIBYTE = 1 << 20
@@ -150,6 +153,12 @@ STUDIES = {
     "planner/record.json": Study(
         "`qlora plan` against processes that train", "python -m bench planner --record", planner
     ),
+    "quality/record.json": Study(
+        "What formats and methods are worth", "python -m bench quality", plain_figures
+    ),
+    "train-step/*.json": Study(
+        "Training steps: {problem[title]}", "python -m bench train-step", plain_figures
+    ),
     "watch-cost/smollm2.json": Study(
         "What watching a run costs",
         "python -m bench watch-cost --output bench/results/watch-cost/smollm2.json",
@@ -168,4 +177,5 @@ STUDIES = {
 
 def study_of(path: str) -> Study:
     """Its row; else the file's name as a title, and whatever the record says of itself."""
-    return STUDIES.get(path) or Study(f"`{path}`", "not recorded", plain_figures)
+    as_it_is = Study(f"`{path}`", UNKNOWN, plain_figures)
+    return next((s for pattern, s in STUDIES.items() if PurePath(path).match(pattern)), as_it_is)

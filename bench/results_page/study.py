@@ -10,7 +10,7 @@ Figures = tuple[list[str], list[list[str]]]  # the head of a table, and its line
 
 @dataclass(frozen=True)
 class Study:
-    """command: in braces stand fields of the record. A record that has a command is believed."""
+    """In title and command stand fields of the record; one that names its command is believed."""
 
     title: str
     command: str
@@ -24,7 +24,7 @@ def plain_figures(record: Record) -> Figures:
     """Of a record that nobody described: its rows if it has any, else its single values."""
     for value in record.values():
         rows = [row for row in value if isinstance(row, dict)] if isinstance(value, list) else []
-        if columns := [name for row in rows[:1] for name, field in row.items() if is_plain(field)]:
+        if columns := list(dict.fromkeys(n for row in rows for n in row if is_plain(row[n]))):
             return columns, [[told(row.get(name)) for name in columns] for row in rows]
     named = {name: value for name, value in record.items() if is_plain(value)}
     return ["figure", "value"], [[name, told(value)] for name, value in named.items()]

@@ -12,7 +12,6 @@ from bench.results_page import command
 from bench.results_page.headline import BEGIN, END, headline, replaced
 from bench.results_page.page import commands, page
 from bench.results_page.sources import RESULTS, sources
-from bench.results_page.studies import STUDIES as DESCRIBED
 from house.tree import ROOT
 from qlora.cli import Parser
 
@@ -43,10 +42,10 @@ def results(tmp_path: Path) -> Path:
     (gpu / "kernels.jsonl").write_text(json.dumps(KERNEL) + "\n")
     (gpu / "dequantize.png").write_bytes(b"")
     (gpu / "report.txt").write_text("build: long\ngoal: adamw8bit: should be 5, was 6\n")
-    (tmp_path / "train-step").mkdir()
+    (tmp_path / "another").mkdir()
     rows = [{"who": "ours", "tokens_per_second": 1234.5, "losses": [1, 2]}]
-    record = {"command": "python -m bench train-step", "rows": rows}
-    (tmp_path / "train-step/smollm2.json").write_text(json.dumps(record))
+    record = {"command": "python -m bench another", "rows": rows}
+    (tmp_path / "another/study.json").write_text(json.dumps(record))
     (tmp_path / "cpu-interpreter").mkdir()
     (tmp_path / "cpu-interpreter/kernels.jsonl").write_text(json.dumps(KERNEL) + "\n")
     return tmp_path
@@ -76,10 +75,6 @@ def test_a_kernels_command_is_taken_as_it_is_told():
             assert list(kernels_command._cases(parser.parse_strictly(shlex.split(told)[3:])))
 
 
-def test_every_described_record_is_there():
-    assert {path for path in DESCRIBED if not (RESULTS / path).exists()} == set()
-
-
 def test_a_new_record_appears_by_itself(results: Path):
     text = page(sources(results), results)
     assert "## NVIDIA H100, Some CPU, 26 cores" in text
@@ -87,9 +82,30 @@ def test_a_new_record_appears_by_itself(results: Path):
     assert "- not against peft: does not load" in text
     assert "![dequantize](nvidia-h100/dequantize.png)" in text
     assert "- goal: adamw8bit: should be 5, was 6" in text and "build: long" not in text
-    assert "`python -m bench train-step`" in text
+    assert "`python -m bench another`" in text
     assert "| who | tokens_per_second |\n| --- | ---: |\n| ours | 1234 |" in text
     assert "cpu-interpreter" not in text
+
+
+def test_a_training_step_has_its_own_title_page_and_picture(results: Path):
+    rows = [
+        {"line": "qlora", "refused": True, "losses": [3.0]},
+        {"line": "qlora raised", "refused": False, "times_slower_than_ours": 2.345},
+    ]
+    record = {"command": "python -m bench train-step", "problem": {"title": "tiny"}, "rows": rows}
+    (results / "train-step").mkdir()
+    for name in ("a", "b"):
+        (results / f"train-step/{name}.json").write_text(json.dumps(record))
+        (results / f"train-step/{name}.png").write_bytes(b"")
+        (results / f"train-step/{name}.md").write_text("")
+    found = sources(results)
+    text = page(found, results)
+    assert text.count("### Training steps: tiny") == 2
+    assert "| qlora raised | False | 2.345 |" in text
+    first, second = text.split("### Training steps: tiny")[1:]
+    assert "![a](train-step/a.png)" in first and "train-step/a.md" in first
+    assert "![b](train-step/b.png)" in second and "train-step/b.md" in second
+    assert headline(found).count("a training step of ours") == 2
 
 
 def test_a_peer_that_errs_is_marked_and_never_in_the_headline(results: Path):
