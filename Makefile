@@ -52,7 +52,7 @@ sanitize: .venv-test/ready  ## the native tests with the kernels under address a
 # With the Python that it is called with, as it is: no environment, no network.
 GPU_DEVICE ?= gpu
 gpu:  ## on a machine with a GPU, in 10 minutes: build, GPU tests, benchmarks; into OUT or bench/results/<gpu>
-	PYTHONPATH="$(CURDIR):$(CURDIR)/python:$$PYTHONPATH" $(PYTHON) -m bench gpu --device $(GPU_DEVICE)
+	PYTHONPATH="$(CURDIR):$(CURDIR)/python:$$PYTHONPATH" $(PYTHON) -m bench gpu --device $(GPU_DEVICE) $(if $(STAGES),--stages $(STAGES))
 
 lint: .venv-test/ready  ## ruff, mypy, clang-format, import arrows, spelling
 	$(TEST) -m ruff check

@@ -19,6 +19,7 @@ import qlora_kernels.ops
 from bench.compile_gate import budgets, cuda_rows, limits
 from bench.compile_gate.compiled import Row, compile_row
 from bench.compile_gate.machines import MACHINES
+from bench.compile_gate.told import bounds_told, ignored
 from qlora_kernels.files import write_text
 
 HELP = """\
@@ -51,8 +52,10 @@ def run(arguments: argparse.Namespace) -> int:
     elif arguments.backend != "triton":
         print(f"kernels-report: {cuda_rows.why_not() or 'the CUDA kernels are not read'}")
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    write_text(arguments.output, json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    write_text(arguments.output, json.dumps([_record(row) for row in rows], indent=1) + "\n")
     Console(width=None if sys.stdout.isatty() else 200).print(table(rows))
+    for line in bounds_told(rows):
+        print(line)
     known = limits.read()
     compiled = {row.key for row in rows}
     partial = wanted or arguments.sample or arguments.backend or not reads_cuda
@@ -103,6 +106,10 @@ def sampled(every: list[Any]) -> list[int]:
 def _row(op: str, number: int, architecture: int) -> Row:
     """Cases hold functions, which don't travel between processes: they are named by number."""
     return compile_row(cases(op)[number], architecture)
+
+
+def _record(row: Row) -> dict[str, Any]:
+    return {**asdict(row), "bound_ignores": ignored(row)}
 
 
 def table(rows: list[Row]) -> Table:

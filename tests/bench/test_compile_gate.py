@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bench.compile_gate import budgets, command, cuda_rows, limits
+from bench.compile_gate import budgets, command, cuda_rows, limits, told
 from bench.compile_gate.bound import (
     Work,
     bound,
@@ -232,6 +232,20 @@ def test_a_product_of_bytes_counts_as_an_instruction():
     assert pipe_clocks(work)["matrix of bytes"] == 128 / 8
 
 
+def test_a_bound_says_what_it_ignores():
+    """Each kernel's least bound on one architecture; CUDA's warpgroups are its own to arrange."""
+    better, elsewhere = replace(ROW, bound_share=0.95), replace(ROW, arch="sm_80", bound_share=0.1)
+    other = replace(ROW, kernel="norm", configuration="cuda, bf16", sass_per_weight=None)
+    none = replace(ROW, kernel="adamw", bound_roof="none")
+    title, first, second = told.bounds_told([better, ROW, elsewhere, other, none])
+    assert "not measured on a GPU" in title
+    assert first.startswith(
+        "qlora_linear forward: at most 90% of tensor, limited by issue; ignores"
+    )
+    assert "lock-step" in first and "lock-step" not in second
+    assert second.startswith("qlora_linear norm (cuda): ")
+
+
 def test_a_sample_has_two_configurations_of_each_kernel():
     names = ["forward", "forward", "forward", "backward", "norm", "backward", "norm"]
     assert command.sampled([SimpleNamespace(name=name) for name in names]) == [0, 2, 3, 4, 5, 6]
@@ -266,7 +280,7 @@ def test_the_command_writes_rows_and_fails_on_a_breach(
     rows = json.loads(output.read_text())
     assert [row["arch"] for row in rows] == ["sm_80", "sm_89", "sm_90", "sm_100"]
     documented = "op kernel arch registers spills shared_bytes matrix_instruction sass_per_weight"
-    assert {*documented.split(), "bound_share"} <= rows[0].keys()
+    assert {*documented.split(), "bound_share", "bound_ignores"} <= rows[0].keys()
     limits.FILE.write_text(limits.FILE.read_text().replace('"registers": 128', '"registers": 64'))
     assert command.run(arguments) == 1
     assert "registers should be at most 64, was 128" in capsys.readouterr().err

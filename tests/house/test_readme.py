@@ -1,5 +1,6 @@
 """What README and CONTRIBUTING say is what the repository has; the example runs as written."""
 
+import json
 import re
 import subprocess
 import sys
@@ -20,6 +21,7 @@ BACKENDS = {
     "triton": "triton_kernel.py",
     "cuda": "cuda_kernel.py",
 }
+UNTIMED = "not measured on GPU"
 NOT_MAPPED = (ROOMS, Path("tests"), Path("bench"))  # the op table lists the rooms; the rest mirrors
 
 
@@ -44,10 +46,31 @@ def real_folders() -> set[str]:
     return {str(f) for f in visible if not any(leaf in f.parents for leaf in NOT_MAPPED)}
 
 
+def timed_on_gpu() -> set[tuple[str, str]]:
+    """(room, backend) of the committed records of GPUs."""
+    rooms = {"adamw8bit": "adamw", "dora_linear": "qlora_linear"}
+    found = set()
+    for file in files():
+        if file.match("bench/results/**/*.jsonl"):
+            for line in read(file).splitlines():
+                record = json.loads(line)
+                if record.get("settings", {}).get("device") == "cuda":
+                    found.add((rooms.get(record["op"], record["op"]), record["backend"]))
+    return found
+
+
+def cell(room: Path, backend: str, timed: set[tuple[str, str]]) -> str:
+    if room / BACKENDS[backend] not in files():
+        return ""
+    on_gpu = backend in ("triton", "cuda")
+    return UNTIMED if on_gpu and (room.name, backend) not in timed else "yes"
+
+
 def op_table() -> list[str]:
+    timed = timed_on_gpu()
     rows = [f"| op | {' | '.join(BACKENDS)} |", f"|---{'|:-:' * len(BACKENDS)}|"]
     for room in sorted({file.parent for file in files() if file.match(f"{ROOMS}/*/op.py")}):
-        has = ["yes" if room / kernel in files() else "" for kernel in BACKENDS.values()]
+        has = [cell(room, backend, timed) for backend in BACKENDS]
         rows.append(f"| `{room.name}` | {' | '.join(has)} |")
     return rows
 
