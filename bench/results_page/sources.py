@@ -58,7 +58,8 @@ def sources(results: Path) -> list[Source]:
 
 def _read(path: Path) -> tuple[Mapping[str, Any], ...]:
     text = path.read_text(encoding="utf-8")
-    if path.suffix == ".jsonl":
-        return tuple(json.loads(line) for line in text.splitlines() if line)
+    if path.suffix == ".jsonl":  # others may stand there: outcomes of tests, say
+        lines = [json.loads(line) for line in text.splitlines() if line]
+        return tuple(line for line in lines if isinstance(line, dict) and "median_ms" in line)
     whole = json.loads(text)
     return (whole,) if isinstance(whole, dict) else ()

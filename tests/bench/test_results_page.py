@@ -41,6 +41,7 @@ def results(tmp_path: Path) -> Path:
     gpu.mkdir()
     (gpu / "kernels.jsonl").write_text(json.dumps(KERNEL) + "\n")
     (gpu / "dequantize.png").write_bytes(b"")
+    (gpu / "tests.jsonl").write_text('{"op": "quantize", "status": "passed"}\n')
     (gpu / "report.txt").write_text("build: long\ngoal: adamw8bit: should be 5, was 6\n")
     (tmp_path / "another").mkdir()
     rows = [{"who": "ours", "tokens_per_second": 1234.5, "losses": [1, 2]}]
