@@ -29,6 +29,7 @@ class Budget:
 
 _CODEC = r"dequantize dequantize_kernel \[cuda, \w+, {}, \w+, \d+\] sm_90"
 _NIBBLES, _BYTES = _CODEC.format("false"), _CODEC.format("true")
+_ENCODER = r"quantize quantize_kernel \[cuda, \w+, cuda::{}Codes\] sm_90"
 
 BUDGETS = (
     # Bits as bitsandbytes makes them cost two products in float32 and, for 16-bit values, one
@@ -38,9 +39,11 @@ BUDGETS = (
     # A code of eight bits is a value of its own, which takes a subtraction besides.
     Budget(_BYTES, "sass_beyond_memory", most=4.0),
     Budget(_CODEC.format(r"\w+"), "bound_share", least=0.9),
+    # Codebooks that no even grid tells apart (fp4) are searched by halves, which costs more.
+    Budget(_ENCODER.format("(Cell|Int8)"), "bound_share", least=0.75),
+    Budget(_ENCODER.format("Any"), "bound_share", least=0.65),
     # Few rows of x: decoding leaves memory's bandwidth to be the limit (issue slots and pipes).
     Budget(r"qlora_linear forward_kernel \[.* skinny=1\b.*\] sm_90", "bound_share", least=0.85),
-    Budget(r"quantize quantize_kernel \[cuda, .*\] sm_90", "bound_share", least=0.75),
 )
 
 

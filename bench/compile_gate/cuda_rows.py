@@ -82,7 +82,7 @@ def _row(match: re.Match[str], architecture: int, resources: str, code: str) -> 
     body = inner_body(code, work.mark)
     multiply_adds = sum(i.multiply_adds for i in body.instructions) * work.num_warps
     weights = work.decoded_weights(arguments)
-    done = Work(body, work.num_warps, weights, multiply_adds)
+    done = Work(body, work.num_warps, weights, multiply_adds, work.moved_bytes(arguments))
     limit = bound(done, machine) if work.has_bound else Bound(0.0, "none", "none")
     per_weight, beyond = sass_per_weight(done), sass_beyond_memory(done)
     return Row(

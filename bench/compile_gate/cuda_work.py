@@ -12,13 +12,14 @@ def _nothing(arguments: Arguments) -> int:
 
 @dataclass(frozen=True)
 class CudaWork:
-    """decoded_weights (in one pass of the loop that has `mark`) and shared_bytes are a block's."""
+    """decoded_weights, moved_bytes (in a pass of the loop with `mark`), shared_bytes: a block's."""
 
     op: str
     num_warps: int
-    mark: str = ""  # an opcode that only the main loop has
+    mark: str = ""  # how an instruction begins that only the main loop has
     has_bound: bool = True  # whether one loop is the work, so that its code bounds the speed
     decoded_weights: Callable[[Arguments], int] = _nothing
+    moved_bytes: Callable[[Arguments], int] = _nothing  # 0: those of its loads and stores
     shared_bytes: Callable[[Arguments], int] = _nothing  # dynamic
 
 
@@ -26,6 +27,13 @@ def _dequantized(arguments: Arguments) -> int:
     """A tile of 2048 bytes of codes for each of 16 warps."""
     is_int8 = arguments[1] == "true"
     return 16 * 2048 * (1 if is_int8 else 2)
+
+
+def _quantized(arguments: Arguments) -> int:
+    """A span of 256 values for each of 8 warps: values, codes and a scale for 64 of them."""
+    value = {"fp32": 4.0}.get(arguments[0], 2.0)
+    code = 1.0 if arguments[1] == "cuda::Int8Codes" else 0.5
+    return int(8 * 256 * (value + code + 4 / 64))
 
 
 def _few_rows(arguments: Arguments) -> int:
@@ -48,7 +56,7 @@ KERNELS = {
     "qlora_linear_kernel": CudaWork(
         "qlora_linear", 8, decoded_weights=_few_rows, shared_bytes=_few_rows_shared
     ),
-    "quantize_kernel": CudaWork("quantize", 8),
+    "quantize_kernel": CudaWork("quantize", 8, "LDG.E.128.CONSTANT", moved_bytes=_quantized),
     "quantize_scales_kernel": CudaWork("quantize", 8),
     # How many scales are tried, machine code cannot tell. Shared memory: blocks of 64, weighed.
     "search_scales_kernel": CudaWork(

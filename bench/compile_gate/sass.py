@@ -95,7 +95,7 @@ def inner_body(text: str, mark: str = "") -> Body:
 
     A loop is what a branch back to a label encloses. Loops that only wait (for a barrier, or the
     endless one after the end of a kernel) touch no memory and multiply nothing. With a mark, it is
-    the shortest loop with that opcode: code set apart at the end jumps back too.
+    the shortest loop with an instruction that begins so: code set apart at the end jumps back too.
     """
     instructions, labels = _parse(text)
     loops = set()
@@ -107,7 +107,7 @@ def inner_body(text: str, mark: str = "") -> Body:
             if start <= position and any(i.is_matrix or i.global_bits for i in body):
                 loops.add((start, position + 1))
     if mark:
-        marked = [a for a in loops if any(i.opcode == mark for i in instructions[slice(*a)])]
+        marked = [a for a in loops if any(i.name.startswith(mark) for i in instructions[slice(*a)])]
         start, end = min(marked, key=lambda loop: loop[1] - loop[0])
         return Body(tuple(instructions[start:end]), is_loop=True)
     inner = [a for a in loops if not any(a != b and a[0] <= b[0] and b[1] <= a[1] for b in loops)]

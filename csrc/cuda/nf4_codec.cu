@@ -26,6 +26,7 @@ __device__ unsigned warp_id() {
 }
 
 #include "dequantize.inl"
+#include "encoders.inl"
 #include "quantize.inl"
 #include "quantize_scales.inl"
 #include "scale_search.inl"
@@ -47,11 +48,17 @@ void dequantize(const Weight& weight, const Output& out, cudaStream_t stream) {
   });
 }
 
-void quantize(const Quantize& task, cudaStream_t stream) {
-  dispatch(task.type, [&](auto* tag) {
+void quantize(const Quantize& how, cudaStream_t stream) {
+  dispatch(how.type, [&](auto* tag) {
     using Element = std::remove_pointer_t<decltype(tag)>;
-    choose(task.is_int8,
-           [&](auto is_int8) { launch_quantize<Element, is_int8.value>(task, stream); });
+    const auto task = quantize_task<Element>(how);
+    if (how.is_int8) {
+      launch_quantize<Element, Int8Codes>(task, stream);
+    } else if (CellCodes::takes(task.book)) {
+      launch_quantize<Element, CellCodes>(task, stream);
+    } else {
+      launch_quantize<Element, AnyCodes>(task, stream);
+    }
   });
 }
 

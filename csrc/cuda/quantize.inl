@@ -1,13 +1,14 @@
 // quantize: values in, codes and the absmax of each block out, in one pass over memory.
 //
-// A warp takes a span of SPAN values, 16-byte loads giving each lane LANE_VALUES neighbours; the
-// lanes of a block agree on its absmax by shuffles. Longer blocks are a warp's too: it reads them
-// twice, the second time from the cache.
+// A warp takes spans of SPAN values, 16-byte loads giving each lane LANE_VALUES neighbours; the
+// lanes of a block agree on its absmax by shuffles. While it codes a span, the next one is on its
+// way. Longer blocks are a warp's too: it reads them twice, the second time from the cache.
 
-constexpr int QUANTIZE_WARPS = 8, LANE_VALUES = 8, SPAN = WARP * LANE_VALUES;
+constexpr int QUANTIZE_WARPS = 8, SPAN = WARP * LANE_VALUES;
+constexpr int QUANTIZE_RESIDENT = 4;  // blocks of threads on a multiprocessor, by their registers
 constexpr uint32_t INFINITY_BITS = 0x7f800000u;  // bits of a magnitude that is not finite, or more
 
-// What every thread knows.
+// What every thread knows of the weight.
 template <class Element>
 struct QuantizeTask {
   const Element* input;
@@ -21,17 +22,21 @@ struct QuantizeTask {
   HOST_DEVICE int64_t block_size() const { return int64_t{1} << block_shift; }
 };
 
-// Searched by halves.
-struct Thresholds {
-  float values[NUM_CODES - 1];
+// A lane's values of a span as memory has them.
+template <class Element>
+struct Stored {
+  static constexpr int NUM = LANE_VALUES * sizeof(Element) / sizeof(uint4);
+  uint4 parts[NUM];
 
-  __device__ uint32_t rank(float scaled) const {
-    uint32_t below = 0;
+  __device__ void load(const Element* span) {
+    const auto* own = reinterpret_cast<const uint4*>(span + lane_id() * LANE_VALUES);
 #pragma unroll
-    for (int step = NUM_CODES / 2; step > 0; step /= 2) {
-      if (scaled > values[below + step - 1]) below += step;
-    }
-    return below;
+    for (int i = 0; i < NUM; ++i) parts[i] = __ldg(own + i);
+  }
+  __device__ void widen(float (&x)[LANE_VALUES]) const {
+    const auto* elements = reinterpret_cast<const Element*>(parts);
+#pragma unroll
+    for (int i = 0; i < LANE_VALUES; ++i) x[i] = widened(elements[i]);
   }
 };
 
@@ -56,7 +61,17 @@ __device__ uint32_t max_magnitude(const float (&x)[LANE_VALUES], uint32_t larges
   return largest;
 }
 
-// The first NUM_BYTES bytes, those that lie before `size`.
+// The largest of so many neighbouring lanes, a power of two.
+__device__ uint32_t largest_of(unsigned lanes, uint32_t magnitude) {
+#pragma unroll
+  for (unsigned bit = 1; bit < WARP; bit *= 2) {
+    const uint32_t other = __shfl_xor_sync(0xffffffffu, magnitude, bit);
+    magnitude = bit < lanes ? max(magnitude, other) : magnitude;  // No branch: all lanes shuffle.
+  }
+  return magnitude;
+}
+
+// The bytes of a word that lie before `size`.
 template <class Word>
 __device__ void store_codes(uint8_t* codes, int64_t first, int64_t size, Word word) {
   if (first + int64_t{sizeof word} <= size &&
@@ -69,59 +84,38 @@ __device__ void store_codes(uint8_t* codes, int64_t first, int64_t size, Word wo
   }
 }
 
-// x becomes what the codebook knows: full blocks are multiplied by the reciprocal of absmax, the
-// short one is divided, as bitsandbytes does. Clamping to 1 would change no rank.
-__device__ void scale_values(float (&x)[LANE_VALUES], float absmax, bool is_ragged) {
-  const float factor = 1.0f / fmaxf(absmax, MIN_ABSMAX);
-#pragma unroll
-  for (float& value : x) value = is_ragged ? value / absmax : value * factor;
+// A whole span of whole blocks, aligned.
+template <class Element, class Encoder>
+__device__ void code_span(const QuantizeTask<Element>& task, const Encoder& encoder, int64_t span,
+                          const Stored<Element>& stored) {
+  using Word = typename Encoder::Word;
+  float x[LANE_VALUES];
+  stored.widen(x);
+  const unsigned lanes = (1u << task.block_shift) / LANE_VALUES;
+  const uint32_t magnitude = largest_of(lanes, max_magnitude(x, 0));
+  if (magnitude >= INFINITY_BITS) *task.is_bad = 1;
+  const float absmax = float_of(magnitude);
+  if (lane_id() % lanes == 0) {
+    task.absmax[(span * SPAN + lane_id() * LANE_VALUES) >> task.block_shift] = absmax;
+  }
+  reinterpret_cast<Word*>(task.codes)[span * WARP + lane_id()] = encoder(x, absmax, false);
 }
 
-__device__ uint32_t encode4(const Thresholds& thresholds, const Codebook& book,
-                            const float (&x)[LANE_VALUES]) {
-  uint32_t word = 0;
-#pragma unroll
-  for (int i = 0; i < LANE_VALUES; ++i) {
-    const uint32_t rank = thresholds.rank(x[i]);
-    const uint32_t code = book.is_sorted ? rank : book.order[rank];
-    word |= code << (i / 2 * 8 + (i % 2 == 0 ? 4 : 0));  // as pack_nibbles
-  }
-  return word;
-}
-
-__device__ uint64_t encode8(const float (&x)[LANE_VALUES], float absmax) {
-  const float step = int8_step(absmax);
-  uint64_t word = 0;
-#pragma unroll
-  for (int i = 0; i < LANE_VALUES; ++i) {
-    word |= uint64_t{static_cast<uint8_t>(encode_int8(x[i], step))} << (8 * i);
-  }
-  return word;
-}
-
-template <class Element, bool IS_INT8>
-__global__ void __launch_bounds__(QUANTIZE_WARPS* WARP)
-    quantize_kernel(const __grid_constant__ QuantizeTask<Element> task) {
-  Thresholds& thresholds = block_shared<Thresholds>();
-  if (threadIdx.x < NUM_CODES - 1) {
-    thresholds.values[threadIdx.x] = task.book.thresholds[threadIdx.x];
-  }
-  __syncthreads();
-  const int64_t span = max(task.block_size(), int64_t{SPAN});
-  const int64_t start = (int64_t{blockIdx.x} * QUANTIZE_WARPS + warp_id()) * span;
-  if (start >= task.size) return;
-  const int64_t own = start + lane_id() * LANE_VALUES, end = start + span;
-
+// What is left: long blocks, short ones, values off their alignment.
+template <class Element, class Encoder>
+__device__ void code_rest(const QuantizeTask<Element>& task, const Encoder& encoder,
+                          int64_t start) {
+  constexpr bool IS_INT8 = std::is_same_v<Encoder, Int8Codes>;
+  const int64_t own = start + lane_id() * LANE_VALUES;
+  const int64_t end = start + max(task.block_size(), int64_t{SPAN});
   float x[LANE_VALUES];
   uint32_t magnitude = 0;
   for (int64_t first = own; first < end; first += SPAN) {
     load_values(task.input, first, task.size, x);
     magnitude = max_magnitude(x, magnitude);
   }
-  const int lanes = min(task.block_size(), int64_t{SPAN}) / LANE_VALUES;
-  for (int bit = lanes / 2; bit > 0; bit /= 2) {
-    magnitude = max(magnitude, __shfl_xor_sync(0xffffffffu, magnitude, bit));
-  }
+  const auto lanes = static_cast<unsigned>(min(task.block_size(), int64_t{SPAN})) / LANE_VALUES;
+  magnitude = largest_of(lanes, magnitude);
   if (magnitude >= INFINITY_BITS) *task.is_bad = 1;
 
   const int64_t block = own >> task.block_shift;
@@ -130,13 +124,31 @@ __global__ void __launch_bounds__(QUANTIZE_WARPS* WARP)
   if (!IS_INT8 && is_ragged) absmax = fmaxf(absmax, MIN_ABSMAX);
   if (own < task.size && lane_id() % lanes == 0) task.absmax[block] = absmax;
   for (int64_t first = own; first < min(end, task.size); first += SPAN) {
-    if (span != SPAN) load_values(task.input, first, task.size, x);
-    if constexpr (IS_INT8) {
-      store_codes(task.codes, first, task.size, encode8(x, absmax));
-    } else {
-      scale_values(x, absmax, is_ragged);
-      store_codes(task.codes, first / 2, (task.size + 1) / 2, encode4(thresholds, task.book, x));
-    }
+    load_values(task.input, first, task.size, x);
+    const auto word = encoder(x, absmax, is_ragged);
+    constexpr int PER_BYTE = IS_INT8 ? 1 : 2;
+    store_codes(task.codes, first / PER_BYTE, (task.size + PER_BYTE - 1) / PER_BYTE, word);
+  }
+}
+
+template <class Element, class Encoder>
+__global__ void __launch_bounds__(QUANTIZE_WARPS* WARP, QUANTIZE_RESIDENT)
+    quantize_kernel(const __grid_constant__ QuantizeTask<Element> task,
+                    const __grid_constant__ typename Encoder::Table table, int64_t num_spans) {
+  const Encoder encoder(task.book, table);
+  const int64_t warp = int64_t{blockIdx.x} * QUANTIZE_WARPS + warp_id();
+  const int64_t num_warps = int64_t{gridDim.x} * QUANTIZE_WARPS;
+  Stored<Element> next;
+  if (warp < num_spans) next.load(task.input + warp * SPAN);
+  for (int64_t span = warp; span < num_spans; span += num_warps) {
+    const Stored<Element> stored = next;
+    if (span + num_warps < num_spans) next.load(task.input + (span + num_warps) * SPAN);
+    code_span(task, encoder, span, stored);
+  }
+  const int64_t step = max(task.block_size(), int64_t{SPAN});
+  for (int64_t start = num_spans * SPAN + warp * step; start < task.size;
+       start += num_warps * step) {
+    code_rest(task, encoder, start);
   }
 }
 
@@ -153,11 +165,15 @@ QuantizeTask<Element> quantize_task(const Quantize& how) {
   return task;
 }
 
-template <class Element, bool IS_INT8>
-void launch_quantize(const Quantize& how, cudaStream_t stream) {
-  const auto task = quantize_task<Element>(how);
-  const int64_t span = std::max(task.block_size(), int64_t{SPAN});
-  const auto blocks = static_cast<unsigned>(num_blocks(how.size, span * QUANTIZE_WARPS));
-  launch({"quantize", blocks, QUANTIZE_WARPS * WARP, 0, stream}, quantize_kernel<Element, IS_INT8>,
-         task);
+template <class Element, class Encoder>
+void launch_quantize(const QuantizeTask<Element>& task, cudaStream_t stream) {
+  constexpr const char* OP = "quantize";
+  const bool is_aligned = is_multiple_of_16(task.input) && is_multiple_of_16(task.codes);
+  const int64_t num_spans = is_aligned && task.block_size() <= SPAN ? task.size / SPAN : 0;
+  const int64_t step = std::max(task.block_size(), int64_t{SPAN});
+  const int64_t wanted = num_blocks(
+      std::max(num_spans, num_blocks(task.size - num_spans * SPAN, step)), QUANTIZE_WARPS);
+  const auto blocks = std::min(wanted, int64_t{QUANTIZE_RESIDENT} * num_multiprocessors(OP));
+  launch({OP, static_cast<unsigned>(blocks), QUANTIZE_WARPS * WARP, 0, stream},
+         quantize_kernel<Element, Encoder>, task, Encoder::table_of(task.book), num_spans);
 }

@@ -9,13 +9,12 @@ constexpr int SEARCH_WARPS = 2;  // Long blocks fill shared memory, of short one
 constexpr int NUM_SUMS = 8;
 static_assert(NUM_SUMS == LANE_VALUES);
 
-// The codebook where lanes look up different entries.
-struct SharedBook {
-  Thresholds thresholds;
+struct SearchedBook {
+  SharedCodes codes;
   float by_rank[NUM_CODES];
 
   __device__ void fill(const Codebook& book) {
-    if (threadIdx.x < NUM_CODES - 1) thresholds.values[threadIdx.x] = book.thresholds[threadIdx.x];
+    codes.fill(book);
     if (threadIdx.x < NUM_CODES) by_rank[threadIdx.x] = book.by_rank[threadIdx.x];
   }
 };
@@ -27,14 +26,14 @@ __device__ float inverse_of(float ratio) {
 
 // What a lane knows of its warp's block.
 struct SearchedBlock {
-  const SharedBook& book;
+  const SearchedBook& book;
   const float *x, *importance;  // in shared memory; importance of each value, or null
   int count;
   float absmax;
 
   // importance (x - nearest value * ratio)^2
   __device__ float square(int i, float ratio, float inverse) const {
-    const float error = x[i] - book.by_rank[book.thresholds.rank(x[i] * inverse)] * ratio;
+    const float error = x[i] - book.by_rank[book.codes.rank(x[i] * inverse)] * ratio;
     return importance == nullptr ? error * error : error * error * importance[i];
   }
 
@@ -143,7 +142,7 @@ __global__ void __launch_bounds__(SEARCH_WARPS* WARP)
     search_scales_kernel(const __grid_constant__ SearchTask<Element> task,
                          const __grid_constant__ Candidates candidates) {
   const QuantizeTask<Element>& weight = task.weight;
-  SharedBook& book = block_shared<SharedBook>();
+  SearchedBook& book = block_shared<SearchedBook>();
   book.fill(weight.book);
   __syncthreads();
   const int64_t index = int64_t{blockIdx.x} * SEARCH_WARPS + warp_id();
@@ -178,7 +177,7 @@ __global__ void __launch_bounds__(SEARCH_WARPS* WARP)
   for (int i = lane_id() * LANE_VALUES; i < count; i += SPAN) {
     float values[LANE_VALUES];
     for (int j = 0; j < LANE_VALUES; ++j) values[j] = x[i + j] * inverse;
-    const uint32_t word = encode4(book.thresholds, weight.book, values);
+    const uint32_t word = encode4(book.codes, values);
     store_codes(weight.codes, (start + i) / 2, (weight.size + 1) / 2, word);
   }
 }

@@ -6,7 +6,7 @@ import torch
 import qlora_kernels as qk
 from native.guarded import guarded
 from native.test_codecs import PARTS, bits, weights
-from qlora_kernels.formats.codebooks import FORMATS
+from qlora_kernels.formats.codebooks import FORMATS, encoding
 from qlora_kernels.gpu import cuda_module
 from qlora_kernels.testing.cases import FLOAT_DTYPES
 
@@ -61,6 +61,18 @@ def test_the_first_value_that_is_not_finite(cuda: None, value: float):
         w[index], w[-1] = value, value
         with pytest.raises(qk.InputError, match=rf"was {value} at \[{index}\]"):
             qk.quantize(w)
+
+
+def test_values_on_and_beside_thresholds_and_cells(cuda: None):
+    """Where a code changes, and where the grid that finds it does: the last place decides."""
+    thresholds, _ = encoding("nf4", torch.device("cpu"))
+    edges = torch.cat([thresholds, torch.arange(-33, 34) / 32, torch.tensor([1.0, -1.0])])
+    up, down = (edges.nextafter(torch.tensor(end)) for end in (2.0, -2.0))
+    w = torch.cat([edges, up, down]).clamp(-1, 1)
+    blocks = torch.nn.functional.pad(w, (0, -w.numel() % 63)).view(-1, 63)
+    blocks = torch.cat([blocks, torch.ones(len(blocks), 1)], dim=1)  # absmax is 1, exactly
+    for scale in (1.0, 3.0, 1e-30):
+        same(blocks.repeat(4, 1) * scale, "nf4", 64, False)
 
 
 @pytest.mark.parametrize("format", ["nf4", "int8"])
