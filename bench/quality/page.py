@@ -68,7 +68,8 @@ def page(results: Results, record: Mapping[str, Any]) -> str:
         frontier.table(results),
         "Over 16 bits but for QLoRA and DoRA. Forgotten: nats per token of plain English more than"
         " the untrained model in 16 bits. Peak: of the process above what it was before the model"
-        " was loaded. A call: processor seconds for one prompt, nothing merged.",
+        " was loaded. Behind examples in the prompt an answer need not end by itself. A call:"
+        " processor seconds for one prompt, nothing merged.",
         "![frontier](frontier.png)",
         "![right answers by method](methods.png)",
     ]
