@@ -31,6 +31,11 @@ class Measurement:
     def tested(self) -> str:
         return named(self.room or self.op, self.backend)
 
+    @property
+    def own(self) -> str:
+        """The peers that are variants of ours: all that is of use without a GPU."""
+        return ",".join(name for name in self.against.split(",") if name in OWN)
+
 
 def _linear(*options: str, seconds: float = 90.0, against: str = PEERS) -> Measurement:
     return Measurement("qlora_linear", options, seconds, against=against)
@@ -82,8 +87,11 @@ def measure(place: Place, green: set[str] | None, timed: set[str]) -> Iterator[s
 
 
 def rehearsed() -> list[Measurement]:
-    """One of each op and backend, since all of an op's are the same in small."""
-    return list({(m.op, m.backend): m for m in reversed(MEASUREMENTS)}.values())[::-1]
+    """The first of each op, backend and peers of ours: in small all others are the same."""
+    found: dict[tuple[str, ...], Measurement] = {}
+    for measurement in MEASUREMENTS:
+        found.setdefault((measurement.op, measurement.backend, measurement.own), measurement)
+    return list(found.values())
 
 
 def _timed(place: Place, measurement: Measurement, whole: Path) -> str:
@@ -91,9 +99,7 @@ def _timed(place: Place, measurement: Measurement, whole: Path) -> str:
     part = place.output / "part.jsonl"
     options = TINY if place.rehearses else (*measurement.options, "--seconds", "0.1")
     words = ["-m", "bench", "--op", measurement.op, "--backend", measurement.backend, *options]
-    # Without a GPU there is nothing to learn of other libraries: our own variants stand in.
-    own = ",".join(name for name in measurement.against.split(",") if name in OWN)
-    words += ["--against", own if place.rehearses else measurement.against]
+    words += ["--against", measurement.own if place.rehearses else measurement.against]
     seconds = None if place.rehearses else measurement.seconds
     code, output = place.python(*words, "--json", str(part), seconds=seconds)
     _append(part, whole)
