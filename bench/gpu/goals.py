@@ -25,6 +25,7 @@ class Goal:
     m: tuple[int, ...] | None = None
     direction: str | None = None
     of_block: bool = False  # a model's layers together: their times are added
+    backend: str | None = None  # that alone
 
     def told(self, records: Sequence[Record]) -> str:
         """One line; each backend's figure, the best of which decides."""
@@ -43,6 +44,7 @@ class Goal:
         case = record["case"]
         return (
             record["op"] == self.op
+            and self.backend in (None, record["backend"])
             and self.against in (None, record["against"])
             and self.format in (None, case.get("format"))
             and (self.m is None or case.get("m") in self.m)
@@ -90,7 +92,9 @@ GOALS = (
     _linear("LoRA's cost, frozen over adapted", MANY, 1 / 1.05, "frozen", of_block=True),
     Goal("DoRA's cost, LoRA over DoRA", "dora_linear", "ratio", 1 / 1.05, "lora", of_block=True),
     Goal(f"dequantize, {COPY}", "dequantize", "share_of_roof", 0.85),
+    Goal(f"dequantize by cuda, {COPY}", "dequantize", "share_of_roof", 0.9, backend="cuda"),
     Goal(f"quantize, {COPY}", "quantize", "share_of_roof", 0.75),
+    Goal(f"quantize by cuda, {COPY}", "quantize", "share_of_roof", 0.75, backend="cuda"),
     Goal(f"adamw8bit, {COPY}", "adamw8bit", "share_of_roof", 0.6, format="8bit"),
     Goal("adamw8bit, times bitsandbytes", "adamw8bit", "ratio", 5.0, "bitsandbytes", "8bit"),
     Goal(

@@ -222,6 +222,7 @@ def test_every_goal_has_a_measurement_that_produces_it():
             peers = arguments.against.split(",")
             for case in kernels._cases(arguments):
                 fits = goal.op == case.op and goal.against in (None, *peers)
+                fits &= goal.backend in (None, each.backend)
                 fits &= goal.m is None or case.m in goal.m
                 fits &= goal.direction in (None, case.direction)
                 meant.append(fits and goal.format in (None, case.format))
