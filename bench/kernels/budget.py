@@ -15,6 +15,7 @@ class Budget:
     seconds: float
     start: float = field(default_factory=monotonic)
     took: dict[tuple[str, str], float] = field(default_factory=dict)  # seconds per operation
+    known: set[str] = field(default_factory=set)  # dtypes whose roof and checks are done
 
     def ordered(self, cases: list[Case]) -> list[Case]:
         return sorted(cases, key=operations)
@@ -34,7 +35,10 @@ class Budget:
         return min(most, max(self.left(), 0.0) / (cases_left * contenders))
 
     def note(self, case: Case, seconds: float) -> None:
-        self.took[_kind(case)] = seconds / operations(case)
+        """The first case of a dtype also measured the roof and qualified the backend."""
+        if case.dtype in self.known:
+            self.took[_kind(case)] = seconds / operations(case)
+        self.known.add(case.dtype)
 
 
 def operations(case: Case) -> int:

@@ -12,6 +12,8 @@ def test_cases_come_by_their_cost_and_dear_ones_are_refused():
     budget = Budget(60)
     assert [c.m for c in budget.ordered([case(8), case(1), case(2)])] == [1, 2, 8]
     assert budget.refusal(case(1)) is None, "nothing is known yet"
+    budget.note(case(1), 50)
+    assert budget.refusal(case(8)) is None, "the first one measured the roof"
     budget.note(case(1), 10)
     assert budget.refusal(case(2)) is None
     assert "would take about 80 s" in (budget.refusal(case(8)) or "")
