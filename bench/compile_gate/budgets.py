@@ -43,7 +43,9 @@ BUDGETS = (
     Budget(_ENCODER.format("(Cell|Int8)"), "bound_share", least=0.75),
     Budget(_ENCODER.format("Any"), "bound_share", least=0.65),
     # Few rows of x: decoding leaves memory's bandwidth to be the limit (issue slots and pipes).
-    Budget(r"qlora_linear forward_kernel \[.* skinny=1\b.*\] sm_90", "bound_share", least=0.85),
+    Budget(
+        r"qlora_linear forward_(group_)?kernel \[.* skinny=1\b.*\] sm_90", "bound_share", least=0.85
+    ),
 )
 
 

@@ -26,18 +26,19 @@ NF4_BYTES = bytes_per_weight(4, 64, True)
 class CompileCase:
     """One kernel in one configuration.
 
-    signature: argument -> Triton's type ("*bf16", "i32", "fp32", "constexpr"), in order;
-    constexprs: the values of the constexpr arguments; aligned: the arguments (pointers and sizes)
-    that are multiples of 16 when launched, as Triton's own specialization finds. decoded_weights:
-    how many weights one program decodes in an iteration of its inner loop, or in all if it has no
-    loop; 0 for a kernel that decodes none. moved_bytes: what one program must read and write, where
-    its loads are also of tables that the cache holds; 0: what it loads and stores.
+    signature: argument -> Triton's type ("*bf16", "i32", "fp32", "constexpr"; a tuple's are a
+    tuple), in order; constexprs: the values of the constexpr arguments; aligned: the arguments
+    (pointers and sizes) that are multiples of 16 when launched, as Triton's own specialization
+    finds. decoded_weights: how many weights one program decodes in an iteration of its inner loop,
+    or in all if it has no loop; 0 for a kernel that decodes none. moved_bytes: what one program
+    must read and write, where its loads are also of tables that the cache holds; 0: what it loads
+    and stores.
     """
 
     op: str
     description: str
     kernel: Any
-    signature: Mapping[str, str]
+    signature: Mapping[str, str | tuple[str, ...]]
     constexprs: Mapping[str, Any]
     num_warps: int = 4
     num_stages: int = 3
@@ -68,7 +69,12 @@ class CompileCase:
         from triton.backends.compiler import GPUTarget
         from triton.compiler import ASTSource
 
-        places = [(i,) for i, name in enumerate(self.signature) if name in self.aligned]
+        places = [
+            place
+            for i, (name, kind) in enumerate(self.signature.items())
+            if name in self.aligned
+            for place in ([(i,)] if isinstance(kind, str) else [(i, j) for j in range(len(kind))])
+        ]
         source = ASTSource(
             fn=self.kernel,
             signature=dict(self.signature),

@@ -10,7 +10,8 @@ import torch
 import qlora_kernels as qk
 from ops.linear_formula import formula, in_float64, op, outputs
 from qlora_kernels.gpu import tuned
-from qlora_kernels.ops.qlora_linear import triton_kernel
+from qlora_kernels.ops import Linear, qlora_linear_group
+from qlora_kernels.ops.qlora_linear import triton_group, triton_kernel, triton_plan
 from qlora_kernels.ops.qlora_linear import triton_plan as plans
 from qlora_kernels.ops.qlora_linear.triton_plan import DENSE, every_plan
 from qlora_kernels.testing.cases import LINEAR_CASES, LinearCase, LinearProblem, linear_problem
@@ -95,6 +96,28 @@ def test_an_output_scale(device: torch.device, dtype: torch.dtype):
             truth = formula(in_float64(unscaled)) * scale.double() + problem.bias.double()
         rule.add(str(case), "y", ours, plain, truth)
     rule.check()
+
+
+@pytest.mark.parametrize("splits", [1, 2])
+def test_a_group_is_one_launch_with_the_bits_of_calls(
+    device: torch.device, splits: int, monkeypatch: pytest.MonkeyPatch
+):
+    """Tiles of three layers of other widths and ranks; the last has tails."""
+    launched = []
+    forward = triton_group.forward
+    monkeypatch.setattr(triton_plan, "splits", lambda *sizes: splits)
+    monkeypatch.setattr(triton_group, "forward", lambda *a: launched.append(1) or forward(*a))
+    cases = (LinearCase(3, n, 128, rank=r, bias=True) for n, r in ((130, 8), (40, 16), (200, 3)))
+    problems = [problem_of(case, torch.float16, device) for case in cases]
+    x = problems[0].x
+    with torch.no_grad():
+        together = qlora_linear_group(x, [Linear(p.q, p.adapter, p.bias) for p in problems])
+        for y, p in zip(together, problems, strict=True):
+            assert torch.equal(y, qk.qlora_linear(x, p.q, p.adapter, p.bias))
+        assert len(launched) == 1
+        other = Linear(problems[0].q, problems[0].adapter)
+        qlora_linear_group(x, [Linear(problems[1].q, problems[1].adapter, problems[1].bias), other])
+    assert len(launched) == 1, "layers that differ in what is compiled are launched by themselves"
 
 
 def test_the_same_bits_every_time(device: torch.device):

@@ -1,6 +1,7 @@
 """The kernels of qlora_linear in every configuration that the launch rule can choose."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from qlora_kernels.gpu.launch import TRITON_TYPES, base_types
 from qlora_kernels.gpu.shares import MAX_SPLITS, rank_tile
 from qlora_kernels.ops.qlora_linear.triton_adapter import SUM_BLOCK as SHARES_BLOCK
 from qlora_kernels.ops.qlora_linear.triton_adapter import rows_at_once, tile
-from qlora_kernels.ops.qlora_linear.triton_kernel import SUM_BLOCK, forward_constants
+from qlora_kernels.ops.qlora_linear.triton_group import SUM_BLOCK, forward_constants
 from qlora_kernels.ops.qlora_linear.triton_plan import (
     BACKWARD_LARGEST,
     COLUMNS,
@@ -43,6 +44,9 @@ def cases() -> Iterator[CompileCase]:
         for dtype in (torch.bfloat16, torch.float16):
             yield _forward(plan, 1, dtype, BASE | {"BITS": 8})
         yield _forward(plan, 1, torch.bfloat16, BASE, has_scale=True)
+    for splits, num_layers in ((1, 2), (1, 3), (MAX_SPLITS, 3)):
+        yield _group(SKINNY, splits, num_layers)
+    yield _group(FORWARD_LARGEST, 1, 3)
     yield _backward(BACKWARD_LARGEST, torch.bfloat16, BASE | {"BITS": 8})
     yield _backward(BACKWARD_LARGEST, torch.float16, BASE)
     for dtype in (torch.float32, torch.bfloat16):
@@ -68,6 +72,22 @@ def _forward(
         **SIZES,
     }
     return _case(forward_kernel, signature, constants, plan, plan.block_n * COLUMNS)
+
+
+def _group(plan: Plan, splits: int, num_layers: int) -> CompileCase:
+    """Layers that share x: the same with a tuple for each argument that is a layer's own."""
+    from qlora_kernels.ops.qlora_linear.triton_device import forward_group_kernel
+
+    single = _forward(plan, splits, torch.bfloat16, BASE)
+    shared = ("x", "dynamic", "table", "m", "k")
+    signature = {
+        name: kind if name in shared or kind == "constexpr" else (kind,) * num_layers
+        for name, kind in single.signature.items()
+    }
+    description = f"{num_layers} layers, {single.description}"
+    return replace(
+        single, kernel=forward_group_kernel, signature=signature, description=description
+    )
 
 
 def _backward(plan: Plan, dtype: torch.dtype, base: dict[str, int]) -> CompileCase:

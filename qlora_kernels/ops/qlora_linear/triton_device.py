@@ -26,12 +26,70 @@ def forward_kernel(
 ):  # fmt: skip
     """y = g * (x W^T + h B^T) + bias; with SPLITS > 1 the sums of each share of k, float32.
 
-    h [m, rank] float32 is scaled and dropped already. SKINNY: scales multiply the sums of STEP
-    columns, which costs less than multiplying weights while few rows share them, and is exact.
+    h [m, rank] float32 is scaled and dropped already.
+    """
+    forward_tile(
+        x, codes, scales, nested_absmax, nested_offset, dynamic, table,
+        h, b, bias, output_scale, out, m, n, k, rank, tl.program_id(1),
+        NESTED, BITS, BLOCK_SIZE, ALIGNED, HAS_ADAPTER, HAS_BIAS, HAS_SCALE,
+        BLOCK_M, BLOCK_N, SPLITS, SKINNY,
+    )  # fmt: skip
+
+
+@triton.jit
+def forward_group_kernel(
+    x, codes, scales, nested_absmax, nested_offset, dynamic, table,
+    h, b, bias, output_scale, out, m, n, k, rank,
+    NESTED: tl.constexpr, BITS: tl.constexpr, BLOCK_SIZE: tl.constexpr, ALIGNED: tl.constexpr,
+    HAS_ADAPTER: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_SCALE: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, SPLITS: tl.constexpr, SKINNY: tl.constexpr,
+):  # fmt: skip
+    """The same for layers that share x: tuples of what each has of its own, n and rank included.
+
+    Tiles of the outputs are numbered through, so a program finds its layer by its number.
+    """
+    layer = 0
+    tile = tl.program_id(1)
+    start = 0
+    for i in tl.static_range(1, len(codes)):
+        start += tl.cdiv(n[i - 1], BLOCK_N)
+        beyond = tl.program_id(1) >= start
+        layer, tile = tl.where(beyond, i, layer), tl.where(beyond, tl.program_id(1) - start, tile)
+    forward_tile(
+        x, chosen(codes, layer), chosen(scales, layer), chosen(nested_absmax, layer),
+        chosen(nested_offset, layer), dynamic, table, chosen(h, layer), chosen(b, layer),
+        chosen(bias, layer), chosen(output_scale, layer), chosen(out, layer),
+        m, chosen(n, layer), k, chosen(rank, layer), tile,
+        NESTED, BITS, BLOCK_SIZE, ALIGNED, HAS_ADAPTER, HAS_BIAS, HAS_SCALE,
+        BLOCK_M, BLOCK_N, SPLITS, SKINNY,
+    )  # fmt: skip
+
+
+@triton.jit
+def chosen(members, layer):
+    """The member of a tuple whose number is known when the kernel runs."""
+    found = members[0]
+    for i in tl.static_range(1, len(members)):
+        found = tl.where(layer == i, members[i], found)
+    return found
+
+
+@triton.jit
+def forward_tile(
+    x, codes, scales, nested_absmax, nested_offset, dynamic, table,
+    h, b, bias, output_scale, out, m, n, k, rank, tile,
+    NESTED: tl.constexpr, BITS: tl.constexpr, BLOCK_SIZE: tl.constexpr, ALIGNED: tl.constexpr,
+    HAS_ADAPTER: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_SCALE: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, SPLITS: tl.constexpr, SKINNY: tl.constexpr,
+):  # fmt: skip
+    """One tile of y, or of the sums of a share of k.
+
+    SKINNY: scales multiply the sums of STEP columns, which costs less than multiplying weights
+    while few rows share them, and is exact.
     """
     split = tl.program_id(2)
     row_m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    row_n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    row_n = tile * BLOCK_N + tl.arange(0, BLOCK_N)
     from_m = tl.minimum(row_m, m - 1).to(tl.int64)  # rows beyond the last read it once more
     from_n = tl.minimum(row_n, n - 1)
     if ALIGNED:

@@ -1,6 +1,6 @@
 """`qlora_linear` and its gradients on NVIDIA GPUs by Triton kernels."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 
@@ -15,8 +15,8 @@ from qlora_kernels.gpu.launch import (
     is_aligned,
     launch,
 )
-from qlora_kernels.ops.qlora_linear import triton_adapter, triton_dense
-from qlora_kernels.ops.qlora_linear.call import Gradients, Needs
+from qlora_kernels.ops.qlora_linear import triton_adapter, triton_dense, triton_group
+from qlora_kernels.ops.qlora_linear.call import Gradients, Layer, Needs
 from qlora_kernels.ops.qlora_linear.triton_plan import (
     BACKWARD,
     COLUMNS,
@@ -62,6 +62,22 @@ def forward(
         return _fused_forward(plan, x, base, (adapter, h), (bias, output_scale))
 
     return run(_measured("forward", problem, FORWARD, run))
+
+
+def forward_group(x: torch.Tensor, layers: Sequence[Layer]) -> list[torch.Tensor]:
+    """y of each layer that reads x, [m, n_i]: in one launch where a kernel of ours runs them and
+    they agree in what is compiled into it.
+    """
+    x = x.contiguous()
+    if len(layers) > 1 and len({triton_group.kind(layer) for layer in layers}) == 1:
+        problems = [_problem(x, layer.base, layer.adapter) for layer in layers]
+        plan = forward_plan(triton_group.group_problem(problems))
+        if plan.way != "dense":
+            return triton_group.forward(plan, x, layers)
+    return [
+        forward(x, layer.base, layer.adapter, layer.bias, layer.seed, layer.output_scale)
+        for layer in layers
+    ]
 
 
 def _measured(
@@ -116,11 +132,11 @@ def _fused_forward(
     down: triton_dense.Down,
     epilogue: tuple[torch.Tensor | None, torch.Tensor | None],
 ) -> torch.Tensor:
-    from qlora_kernels.ops.qlora_linear.triton_device import forward_kernel, sum_splits_kernel
+    from qlora_kernels.ops.qlora_linear.triton_device import forward_kernel
 
     (m, k), n = x.shape, base.shape[0]
     y = x.new_empty(m, n)
-    target = y if plan.splits == 1 else x.new_empty(plan.splits, m, n, dtype=torch.float32)
+    target = triton_group.shares_of(plan, y)
     adapter, h = down
     bias, scale = (t if t is None else t.detach().contiguous() for t in epilogue)
     b = None if adapter is None else adapter.b.detach().contiguous()
@@ -132,43 +148,16 @@ def _fused_forward(
         *(x if t is None else t for t in (h, b, bias, scale)),
         *(target, m, n, k, 0 if adapter is None else adapter.rank),
         **base_constants(base),
-        **forward_constants(plan, adapter is not None, bias is not None, scale is not None),
+        **triton_group.forward_constants(
+            plan, adapter is not None, bias is not None, scale is not None
+        ),
         ALIGNED=is_aligned(k, base.block_size),
         num_warps=plan.num_warps,
         num_stages=plan.num_stages,
         enable_fp_fusion=True,
     )
-    if plan.splits > 1:
-        launch(
-            sum_splits_kernel,
-            (m, -(-n // SUM_BLOCK)),
-            x.device,
-            *(target, *(x if t is None else t for t in (bias, scale)), y, m, n),
-            HAS_BIAS=bias is not None,
-            HAS_SCALE=scale is not None,
-            SPLITS=plan.splits,
-            BLOCK=SUM_BLOCK,
-            enable_fp_fusion=True,
-        )
+    triton_group.add_splits(target, (bias, scale), y)
     return y
-
-
-SUM_BLOCK = 1024
-
-
-def forward_constants(
-    plan: Plan, has_adapter: bool, has_bias: bool, has_scale: bool
-) -> dict[str, int]:
-    """The constants of the forward kernel that the plan and the call decide."""
-    return {
-        "HAS_ADAPTER": has_adapter,
-        "HAS_BIAS": has_bias,
-        "HAS_SCALE": has_scale,
-        "BLOCK_M": plan.block_m,
-        "BLOCK_N": plan.block_n,
-        "SPLITS": plan.splits,
-        "SKINNY": plan.way == "skinny",
-    }
 
 
 def _x_gradient(
