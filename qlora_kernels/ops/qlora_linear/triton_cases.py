@@ -80,8 +80,8 @@ def _group(plan: Plan, splits: int, num_layers: int) -> CompileCase:
 
     single = _forward(plan, splits, torch.bfloat16, BASE)
     shared = ("x", "dynamic", "table", "m", "k")
-    signature = {
-        name: kind if name in shared or kind == "constexpr" else (kind,) * num_layers
+    signature: dict[str, str | tuple[str, ...]] = {
+        name: kind if name in shared or kind == "constexpr" else (str(kind),) * num_layers
         for name, kind in single.signature.items()
     }
     description = f"{num_layers} layers, {single.description}"

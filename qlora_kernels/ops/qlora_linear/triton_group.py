@@ -22,10 +22,15 @@ def group_problem(problems: Sequence[Problem]) -> Problem:
     return replace(problems[0], n=width, rank=max(p.rank for p in problems))
 
 
+def base_of(layer: Layer) -> QuantizedTensor:
+    """The base weight, of a layer that was not refused."""
+    assert isinstance(layer.base, QuantizedTensor)
+    return layer.base
+
+
 def kind(layer: Layer) -> tuple[Any, ...]:
     """What layers of one launch have in common: all that is compiled into the kernel."""
-    base, adapter, bias = layer.base, layer.adapter, layer.bias
-    assert isinstance(base, QuantizedTensor)
+    base, adapter, bias = base_of(layer), layer.adapter, layer.bias
     return (
         *(base.format, base.block_size, base.double_quant),
         None if adapter is None else adapter.b.dtype,
@@ -38,11 +43,11 @@ def forward(plan: Plan, x: torch.Tensor, layers: Sequence[Layer]) -> list[torch.
     """y [m, n_i] of layers of one kind, x contiguous; shares of k are added layer by layer."""
     from qlora_kernels.ops.qlora_linear.triton_device import forward_group_kernel
 
-    (m, k), first = x.shape, layers[0]
+    (m, k), first, base = x.shape, layers[0], base_of(layers[0])
     outputs = [x.new_empty(m, layer.out_features) for layer in layers]
     targets = [shares_of(plan, y) for y in outputs]
     own = [_own(x, layer) for layer in layers]
-    bases = [base_arguments(layer.base, x.dtype) for layer in layers]
+    bases = [base_arguments(base_of(layer), x.dtype) for layer in layers]
     *per_layer, dynamic, table = (tuple(parts) for parts in zip(*bases, strict=True))
     tiles = sum(-(-layer.out_features // plan.block_n) for layer in layers)
     flags = (first.adapter is not None, first.bias is not None, first.output_scale is not None)
@@ -54,9 +59,9 @@ def forward(plan: Plan, x: torch.Tensor, layers: Sequence[Layer]) -> list[torch.
         *(tuple(parts) for parts in zip(*own, strict=True)),
         *(tuple(targets), m, tuple(layer.out_features for layer in layers), k),
         tuple(0 if layer.adapter is None else layer.adapter.rank for layer in layers),
-        **base_constants(first.base),
+        **base_constants(base),
         **forward_constants(plan, *flags),
-        ALIGNED=is_aligned(k, first.base.block_size),
+        ALIGNED=is_aligned(k, base.block_size),
         num_warps=plan.num_warps,
         num_stages=plan.num_stages,
         enable_fp_fusion=True,

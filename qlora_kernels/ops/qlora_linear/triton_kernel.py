@@ -70,13 +70,13 @@ def forward_group(x: torch.Tensor, layers: Sequence[Layer]) -> list[torch.Tensor
     """
     x = x.contiguous()
     if len(layers) > 1 and len({triton_group.kind(layer) for layer in layers}) == 1:
-        problems = [_problem(x, layer.base, layer.adapter) for layer in layers]
+        problems = [_problem(x, triton_group.base_of(layer), layer.adapter) for layer in layers]
         plan = forward_plan(triton_group.group_problem(problems))
         if plan.way != "dense":
             return triton_group.forward(plan, x, layers)
     return [
-        forward(x, layer.base, layer.adapter, layer.bias, layer.seed, layer.output_scale)
-        for layer in layers
+        forward(x, base, layer.adapter, layer.bias, layer.seed, layer.output_scale)
+        for layer, base in zip(layers, map(triton_group.base_of, layers), strict=True)
     ]
 
 
