@@ -3,10 +3,12 @@
 An op's room holds one kernel module per backend. Each tells its BACKEND and has `refuses(...)`,
 which takes the op's arguments and returns one sentence, or None if it will run them. The first
 module that does not refuse runs; a forced one that refuses raises. torch's dispatcher cannot
-do this, since two of our backends share one device.
+do this, since two of our backends share one device. A room lists its modules in the order of
+preference; of the two for GPUs, what was measured faster on this architecture goes first
+(gpu/preferred.py).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -17,6 +19,7 @@ from qlora_kernels import native
 from qlora_kernels.checks import InputError, check_choice
 from qlora_kernels.gpu.availability import triton_refusal
 from qlora_kernels.gpu.cuda_module import cuda_refusal
+from qlora_kernels.gpu.preferred import first_choice
 from qlora_kernels.native import telling_stale
 
 LIBRARY = torch.library.Library("qlora_kernels", "DEF")
@@ -33,6 +36,8 @@ _AVAILABLE: dict[str, Callable[[], str | None]] = {
     "cuda": cuda_refusal,
     "reference": lambda: None,
 }
+
+_ON_GPU = ("triton", "cuda")
 
 _forced: str | None = None
 
@@ -82,7 +87,7 @@ class Room:
     def choose(self, *arguments: Any) -> ModuleType:
         """The first kernel module that does not refuse these arguments."""
         refusals = []
-        for kernel in self.kernels:
+        for kernel in self._in_order():
             if _forced in (None, kernel.BACKEND):
                 refusal = _AVAILABLE[kernel.BACKEND]() or kernel.refuses(*arguments)
                 if refusal is None:
@@ -92,6 +97,15 @@ class Room:
         raise InputError(
             f"{self.op}: should have a backend that runs this call, was refused by {listed}"
         )
+
+    def _in_order(self) -> Sequence[ModuleType]:
+        """The modules; the GPU's in the order in which they were measured, if they were."""
+        first = first_choice(self.op)
+        if first is None:
+            return self.kernels
+        on_gpu = [kernel for kernel in self.kernels if kernel.BACKEND in _ON_GPU]
+        ranked = iter(sorted(on_gpu, key=lambda kernel: first != kernel.BACKEND))
+        return [next(ranked) if kernel in on_gpu else kernel for kernel in self.kernels]
 
 
 def define(

@@ -1,6 +1,6 @@
 """How near to its roof a kernel can come by its instruction count alone, and how many fit.
 
-    roof   = max(multiply-adds / tensor rate, bytes / bandwidth)         clocks of one program
+    roof   = max(multiply-adds / rate of their kind, bytes / bandwidth)  clocks of one program
     pipes  = max over pipes of (instructions x 32 x warps / lanes of the pipe)
     share  = roof / max(roof, pipes)
 
@@ -26,6 +26,7 @@ class Work:
     multiply_adds: float  # of its matrix instructions, all warps together
     moved_bytes: int = 0  # 0: those of its loads and stores
     bytes_per_weight: float = NF4_BYTES  # of a code and its share of the scales
+    float_multiply_adds: float = 0  # of float32, those that its products ask for
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Bound:
 def bound(work: Work, machine: Machine) -> Bound:
     roofs = {
         "tensor": work.multiply_adds / machine.multiply_adds,
+        "float32": work.float_multiply_adds / machine.float32_lanes,
         "bandwidth": _bytes(work) / machine.bytes_per_clock,
     }
     clocks = pipe_clocks(work)

@@ -30,8 +30,23 @@ class Budget:
 _CODEC = r"dequantize dequantize_kernel \[cuda, \w+, {}, \w+, \d+\] sm_90"
 _NIBBLES, _BYTES = _CODEC.format("false"), _CODEC.format("true")
 _ENCODER = r"quantize quantize_kernel \[cuda, \w+, cuda::{}Codes\] sm_90"
+_ROWS = r"qlora_linear qlora_linear_kernel \[cuda, \w+, cuda::{}Walk<{}> ?\] sm_90"
+_FEW_16 = _ROWS.format("Tensor", r"\w+, cuda::{}, \d")
+_FEW_32 = _ROWS.format("Float", r"cuda::Float\w+, {}")
+_STEP = r"adamw adamw_kernel \[cuda, .*\] sm_90"
+_NORM = r"dora_column_norm dora_column_norm_kernel \[cuda, \w+, \(cuda::Start\)0, rank 16\] sm_90"
 
 BUDGETS = (
+    # Fifteen instructions for eight weights, their scale included, keep memory busy.
+    Budget(_FEW_16.format("Nibbles"), "sass_per_weight", most=15 / 8),
+    Budget(_FEW_16.format(r"\w+"), "bound_share", least=0.9),
+    # float32 x: memory's pace for one row; of more, half of what multiply-adds or memory allow.
+    Budget(_FEW_32.format("1"), "bound_share", least=0.9),
+    Budget(_FEW_32.format(r"\d+"), "bound_share", least=0.5),
+    # Two roots or divisions and two codes an element, at ten bytes or more.
+    Budget(_STEP, "bound_share", least=0.85),
+    # Of float32's multiply-adds: decoding and squares take as much as sixteen ranks.
+    Budget(_NORM, "bound_share", least=0.44),
     # Bits as bitsandbytes makes them cost two products in float32 and, for 16-bit values, one
     # conversion a pair of codes: 1.5 instructions a weight; a quarter of a product of bytes finds
     # the pair (csrc/cuda/dequantize.inl), and the rest goes to scales, a shuffle, the loop.

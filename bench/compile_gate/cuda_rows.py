@@ -17,9 +17,8 @@ from bench.compile_gate.bound import (
     sass_per_weight,
 )
 from bench.compile_gate.compiled import RESOURCES, Row, tool
-from bench.compile_gate.cuda_work import KERNELS
+from bench.compile_gate.cuda_work import KERNELS, CudaWork
 from bench.compile_gate.machines import MACHINES
-from bench.compile_gate.sass import inner_body
 
 ROOT = Path(__file__).parents[2]
 MODULE = ROOT / f"qlora_kernels/_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
@@ -67,28 +66,38 @@ def _rows(cubin: Path, architecture: int, wanted: set[str]) -> Iterator[Row]:
         match = _KERNEL.search(readable)
         if match is None or match[1] not in KERNELS:
             raise RuntimeError(f"{readable}: should be a kernel of cuda_work.py, is not")
-        if not wanted or KERNELS[match[1]].op in wanted:
-            yield _row(match, architecture, resources[symbol], code[symbol])
+        for work in KERNELS[match[1]]:
+            if not wanted or work.op in wanted:
+                yield _row(match, work, architecture, (resources[symbol], code[symbol]))
 
 
-def _row(match: re.Match[str], architecture: int, resources: str, code: str) -> Row:
-    kernel, work = match[1], KERNELS[match[1]]
+def _row(match: re.Match[str], work: CudaWork, architecture: int, compiled: tuple[str, str]) -> Row:
+    """Of one of its loops; `compiled` is what cuobjdump says of resources, and the code."""
+    resources, code = compiled
     arguments = tuple((match[2] or "").replace("qlora::", "").split(", "))
     arguments = tuple(_NAMES.get(argument, argument) for argument in arguments)
     found = RESOURCES.search(resources)
     assert found is not None, resources
     registers, stack, static, local = map(int, found.groups())
     shared, machine = static + work.shared_bytes(arguments), MACHINES[architecture]
-    body = inner_body(code, work.mark)
+    body = work.read(code)
     multiply_adds = sum(i.multiply_adds for i in body.instructions) * work.num_warps
     weights = work.decoded_weights(arguments)
-    done = Work(body, work.num_warps, weights, multiply_adds, work.moved_bytes(arguments))
+    floats = weights * work.multiply_adds(arguments)
+    done = Work(
+        body,
+        work.num_warps,
+        weights,
+        multiply_adds,
+        work.moved_bytes(arguments),
+        float_multiply_adds=floats,
+    )
     limit = bound(done, machine) if work.has_bound else Bound(0.0, "none", "none")
     per_weight, beyond = sass_per_weight(done), sass_beyond_memory(done)
     return Row(
         work.op,
-        kernel,
-        ", ".join(("cuda", *filter(None, arguments))),
+        match[1],
+        ", ".join(("cuda", *filter(None, (*arguments, work.part)))),
         f"sm_{architecture}",
         registers,
         stack + local,

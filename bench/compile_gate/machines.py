@@ -21,6 +21,7 @@ class Machine:
     max_warps: int
     max_programs: int
     registers: int = 65536
+    float32_lanes: int = 128  # of multiply-adds, per clock
 
     @property
     def bytes_per_clock(self) -> float:
@@ -29,7 +30,7 @@ class Machine:
 
 
 MACHINES = {
-    80: Machine("A100", 108, 1.41, 2039, 1024, 163 << 10, 64, 32),
+    80: Machine("A100", 108, 1.41, 2039, 1024, 163 << 10, 64, 32, float32_lanes=64),
     89: Machine("RTX 4090", 128, 2.52, 1008, 256, 99 << 10, 48, 24),
     90: Machine("H100", 132, 1.755, 3000, 2048, 227 << 10, 64, 32),
     100: Machine("B200", 148, 1.85, 8000, 4096, 227 << 10, 64, 32),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 # `  /*0810*/   @!P0 BRA `(.L_x_1) ;` -> predicate, opcode with its modifiers, operands
 _INSTRUCTION = re.compile(r"/\*[0-9a-f]+\*/\s+(?:(@!?U?P\w+)\s+)?([A-Z][\w.]*)\s*([^;]*?)\s*;")
 _LABEL = re.compile(r"^(\.L_x_\d+):")
-_TARGET = re.compile(r"`\((\.L_x_\d+)\)")
+TARGET = re.compile(r"`\((\.L_x_\d+)\)")
 
 _WARPGROUP = re.compile(r"\w*GMMA\.(\d+)x(\d+)x(\d+)")
 _WARP = re.compile(r"[HQ]MMA\.(16816|1688|16832)")
@@ -97,10 +97,10 @@ def inner_body(text: str, mark: str = "") -> Body:
     endless one after the end of a kernel) touch no memory and multiply nothing. With a mark, it is
     the shortest loop with an instruction that begins so: code set apart at the end jumps back too.
     """
-    instructions, labels = _parse(text)
+    instructions, labels = parse(text)
     loops = set()
     for position, instruction in enumerate(instructions):
-        target = _TARGET.search(instruction.operands)
+        target = TARGET.search(instruction.operands)
         if instruction.opcode == "BRA" and target:
             start = labels.get(target[1], position + 1)
             body = instructions[start : position + 1]
@@ -117,7 +117,8 @@ def inner_body(text: str, mark: str = "") -> Body:
     return max(bodies, key=lambda body: (body.num_matrix, len(body.instructions)))
 
 
-def _parse(text: str) -> tuple[list[Instruction], dict[str, int]]:
+def parse(text: str) -> tuple[list[Instruction], dict[str, int]]:
+    """The instructions, and where each label stands among them."""
     instructions: list[Instruction] = []
     labels: dict[str, int] = {}
     for line in text.splitlines():

@@ -16,6 +16,7 @@ from bench.gpu.measurements import measure, num_records
 from bench.gpu.outcomes import FAILED, PASSED, SKIPPED, Outcome
 from bench.gpu.picture import picture
 from bench.gpu.place import DEVICES, GPU, REHEARSAL, ROOT, Place, slug, variables
+from bench.gpu.preferences import preferences_told
 from bench.gpu.verify import BACKENDS, OUTCOMES, earlier_tests, green_ops, run_tests, sanitize
 from bench.kernels.ops import OPS
 from qlora.provenance import gpu_model, versions
@@ -93,11 +94,18 @@ def _bench(place: Place) -> bool:
         _say(place, "bench", output)
     for line in goals_told(whole):
         _say(place, "goal", line)
+    for line in preferences_told(whole, None if place.rehearses else _architecture()):
+        _say(place, "order", line)
     count = num_records(whole)
     _say(place, "bench", f"{count} records in {whole}")
     if count:
         _say(place, "picture", picture(whole, whole.with_suffix(".png")))
     return count > 0
+
+
+def _architecture() -> str:
+    """`sm_90`, as qlora_kernels/gpu/preferred.json names them."""
+    return f"sm_{''.join(map(str, torch.cuda.get_device_capability()))}"
 
 
 def told(tests: list[Outcome]) -> list[str]:
@@ -136,9 +144,7 @@ def _place(arguments: argparse.Namespace, stages: tuple[str, ...]) -> Place:
 def _environment() -> str:
     found = " ".join(f"{name} {number}" for name, number in versions(PACKAGES).items())
     gpu = gpu_model()
-    capability = (
-        "" if gpu is None else f" sm_{''.join(map(str, torch.cuda.get_device_capability()))}"
-    )
+    capability = "" if gpu is None else f" {_architecture()}"
     return f"{gpu or 'no GPU'}{capability}, {platform.machine()}, {os.cpu_count()} cores, {found}"
 
 

@@ -9,6 +9,7 @@ from bench.gpu.outcomes import named
 from bench.gpu.place import Place
 
 PEERS = "torch,bitsandbytes,peft"
+BESIDE = f"triton,{PEERS}"  # the dispatcher's order comes from these (preferences.py)
 OWN = ("frozen", "lora")
 LLAMA = ("--shapes", "llama-8b")
 STEP = ("--shapes", "448x93696")  # of an optimizer, over the adapters of such a model
@@ -37,26 +38,30 @@ class Measurement:
         return ",".join(name for name in self.against.split(",") if name in OWN)
 
 
+def _cuda(op: str, options: tuple[str, ...], seconds: float = 40, room: str = "") -> Measurement:
+    return Measurement(op, options, seconds, room, "cuda", BESIDE)
+
+
 def _linear(*options: str, seconds: float = 90.0, against: str = PEERS) -> Measurement:
     return Measurement("qlora_linear", options, seconds, against=against)
 
 
 MEASUREMENTS = (
     _linear(*LLAMA, "--m", "1,16,64"),
-    Measurement("qlora_linear", (*LLAMA, "--m", "1,16"), 60, backend="cuda"),
+    _cuda("qlora_linear", (*LLAMA, "--m", "1,16"), 60),
     _linear(*LLAMA, "--m", "4096", against=f"{PEERS},frozen"),
     Measurement("dequantize", LLAMA, 40),
     Measurement("quantize", LLAMA, 40),
-    Measurement("dequantize", LLAMA, 40, backend="cuda"),
-    Measurement("quantize", LLAMA, 40, backend="cuda"),
+    _cuda("dequantize", LLAMA),
+    _cuda("quantize", LLAMA),
     _linear(*LLAMA, "--m", "4096", *TRAINING, against=f"{PEERS},unsloth-style"),
     Measurement(
         "dora_linear", (*LLAMA, "--m", "4096", *BOTH), 60, room="qlora_linear", against="lora"
     ),
     Measurement("adamw8bit", STEP, 40, room="adamw"),
-    Measurement("adamw8bit", STEP, 40, room="adamw", backend="cuda"),
+    _cuda("adamw8bit", STEP, room="adamw"),
     Measurement("dora_column_norm", LLAMA, 30),
-    Measurement("dora_column_norm", LLAMA, 30, backend="cuda"),
+    _cuda("dora_column_norm", LLAMA, 30),
     Measurement("linear_cross_entropy", (*LLAMA, "--m", "4096", *BOTH)),
     Measurement("adamw8bit", (*STEP, "--format", "paged8bit"), 40, room="paging"),
     _linear("--shapes", "llama-70b", "--m", "1,16,4096", *BOTH),

@@ -58,8 +58,8 @@ void qlora_linear(LinearTask task, const std::tuple<std::optional<Matrix>, uintp
 
 void define_linear(py::module_& module) {
   py::class_<LinearPlan>(module, "LinearPlan", py::module_local())
-      .def(py::init([](bool is_tensor, int strips, int splits, int shares, int share_columns) {
-        return LinearPlan{is_tensor, strips, splits, shares, share_columns};
+      .def(py::init([](bool is_whole, int strips, int splits, int shares, int share_columns) {
+        return LinearPlan{is_whole, strips, splits, shares, share_columns};
       }));
   py::class_<LinearTask>(module, "LinearTask", py::module_local()).def(py::init(&task_of));
   module.def("qlora_linear", qlora_linear);

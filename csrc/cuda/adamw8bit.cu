@@ -3,192 +3,44 @@
 // Blocks of 256 elements are independent, and a warp has one at a time: eight neighbouring elements
 // a lane, decoded, updated and encoded again in registers; the largest moment is found by shuffles,
 // without a barrier. All blocks of all segments are one row of numbers. A warp has a contiguous run
-// of them, so that it looks for its segment once and then walks on.
+// of them, so that it looks for its segment once and then walks on. Where a segment's gradients are
+// of its parameter's type, whole aligned blocks take a loop compiled for that kind, which asks for
+// all that it reads at once; the others, and every tail, take a loop that decides as it goes.
 //
-// Nobody waits for the host: whether the step is taken at all, and what gradients are multiplied
-// with (unscaling and clipping), is read from device memory, and so is each segment's step number.
+// The guard. Unscaling, clipping and the non-finite check need the norm of all gradients before any
+// element may change: a dependency across the grid, in which every thread block is needed on both
+// sides, so that whoever comes last cannot do the rest alone. The grid is persistent anyway, two
+// thread blocks a multiprocessor; launched as a cooperative one it is resident as a whole, or
+// refused by CUDA, never hung. So each warp first sums the squares of the run that it will update
+// (float64, in which squares of float32 neither overflow nor lose), the blocks' sums meet, each
+// block adds all of them in the order of their numbers, and goes on. The bits depend on no
+// schedule, CUDA graphs can hold it, and nobody waits for the host. Without a guard there is no
+// first phase, no barrier, and the launch is an ordinary one.
+//
 // The arithmetic is the reference's, operation by operation: the bits are the same as on the CPU.
 //
-// A code is found by eight comparisons with thresholds in shared memory, the first of which are the
-// same words for all lanes: sixteen times a load, a comparison and an addition for both moments. At
-// ten bytes an element, an H100's memory leaves a lane time for a hundred instructions.
+// A code is found by two look-ups. A float's upper bits name a cell so narrow that at most one
+// threshold lies in it: the cell's first code, plus one if the value is above that code's
+// threshold. A search would take eight dependent ones. At ten bytes an element, an H100's memory
+// leaves a lane time for a hundred instructions; bench/compile_gate counts them.
 #include "adamw8bit.h"
 
+#include <algorithm>
 #include <cmath>
-#include <type_traits>
+#include <limits>
 
-#include "element.h"
+#include "adamw_block.h"
+#include "arrivals.h"
 #include "launch.h"
 #include "shared.h"
 
 namespace qlora::cuda {
 namespace {
 
-constexpr int WARP = 32, NUM_WARPS = 8, THREADS = NUM_WARPS * WARP;
-constexpr int OWN = static_cast<int>(STATE_BLOCK) / WARP;  // elements of a lane
-constexpr int RESIDENT = 2;                                // thread blocks of a multiprocessor
-
-// A lane's elements of a tensor: `count` of them are there.
-struct Place {
-  int64_t first;
-  int count;
-};
-
-template <class Stored>
-struct alignas(OWN * sizeof(Stored) < 16 ? OWN * sizeof(Stored) : 16) Group {
-  Stored at[OWN];
-};
-
-template <class Stored>
-__device__ bool is_whole(const void* tensor, Place place) {
-  return place.count == OWN && reinterpret_cast<uintptr_t>(tensor) % alignof(Group<Stored>) == 0;
-}
-
-template <class Stored>
-__device__ Group<Stored> load_group(const void* tensor, Place place) {
-  const auto* first = static_cast<const Stored*>(tensor) + place.first;
-  if (is_whole<Stored>(tensor, place)) return *reinterpret_cast<const Group<Stored>*>(first);
-  Group<Stored> group{};
-#pragma unroll
-  for (int i = 0; i < OWN; ++i) {
-    if (i < place.count) group.at[i] = first[i];
-  }
-  return group;
-}
-
-template <class Stored>
-__device__ void store_group(void* tensor, Place place, const Group<Stored>& group) {
-  auto* first = static_cast<Stored*>(tensor) + place.first;
-  if (is_whole<Stored>(tensor, place)) {
-    *reinterpret_cast<Group<Stored>*>(first) = group;
-    return;
-  }
-#pragma unroll
-  for (int i = 0; i < OWN; ++i) {
-    if (i < place.count) first[i] = group.at[i];
-  }
-}
-
-__device__ void load(const void* tensor, int64_t type, Place place, float (&values)[OWN]) {
-  with_type(static_cast<ElementType>(type), [&](auto tag) {
-    const auto group = load_group<decltype(tag)>(tensor, place);
-#pragma unroll
-    for (int i = 0; i < OWN; ++i) values[i] = to_float(group.at[i]);
-  });
-}
-
-__device__ void store(void* tensor, int64_t type, Place place, const float (&values)[OWN]) {
-  with_type(static_cast<ElementType>(type), [&](auto tag) {
-    Group<decltype(tag)> group;
-#pragma unroll
-    for (int i = 0; i < OWN; ++i) group.at[i] = from_float<decltype(tag)>(values[i]);
-    store_group(tensor, place, group);
-  });
-}
-
-constexpr auto FLOAT32 = static_cast<int64_t>(ElementType::float32);
-
-// How many thresholds are below a value: the nearest entry of the map, ties to the lower code.
-__device__ __forceinline__ uint8_t encode(const StateCodes& codes, float scaled) {
-  int code = 0;
-#pragma unroll
-  for (int step = NUM_CODES8 / 2; step > 0; step /= 2) {
-    if (codes.thresholds[code + step - 1] < scaled) code += step;
-  }
-  return static_cast<uint8_t>(code);
-}
-
-// A state: float32, or codes and the block's absmax.
-struct State {
-  const StateCodes& codes;
-  void* values;
-  float* absmax;  // the block's, or null
-
-  __device__ void read(Place place, float (&into)[OWN]) const {
-    if (absmax == nullptr) return load(values, FLOAT32, place, into);
-    const auto stored = load_group<uint8_t>(values, place);
-    const float scale = *absmax;
-#pragma unroll
-    for (int i = 0; i < OWN; ++i) {
-      into[i] = i < place.count ? __fmul_rn(codes.map[stored.at[i]], scale) : 0.0f;
-    }
-  }
-
-  __device__ void write(Place place, const float (&from)[OWN]) const {
-    if (absmax == nullptr) return store(values, FLOAT32, place, from);
-    float largest = 0;
-#pragma unroll
-    for (int i = 0; i < OWN; ++i) {
-      if (i < place.count) largest = fmaxf(largest, fabsf(from[i]));
-    }
-#pragma unroll
-    for (int other = WARP / 2; other > 0; other /= 2) {
-      largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, other));
-    }
-    if (largest < MIN_STATE) largest = 0;
-    const float inverse = largest == 0 ? 0.0f : __fdiv_rn(1.0f, largest);
-    Group<uint8_t> found;
-#pragma unroll
-    for (int i = 0; i < OWN; ++i) found.at[i] = encode(codes, __fmul_rn(from[i], inverse));
-    store_group(values, place, found);
-    if (threadIdx.x % WARP == 0) *absmax = largest;
-  }
-};
-
-// A segment's numbers of this step, rounded from double as Python's are.
-struct Rates {
-  float decay, first, beta2, second, correction, eps, step_size;
-
-  __device__ static Rates of(const AdamWNumbers& n, double step) {
-    const auto rounded = [](double value) { return static_cast<float>(value); };
-    return {rounded(1 - n.lr * n.weight_decay),
-            rounded(1 - n.beta1),
-            rounded(n.beta2),
-            rounded(1 - n.beta2),
-            rounded(sqrt(1 - pow(n.beta2, step))),
-            rounded(n.eps),
-            rounded(-n.lr / (1 - pow(n.beta1, step)))};
-  }
-};
-
-// One element, as csrc/cpu/adamw.inl: torch's fused multiply-adds, and roundings of the rest.
-__device__ __forceinline__ void update(const Rates& rates, float g, float& p, float& m, float& v) {
-  const bool from_gradient = rates.first >= 0.5f;  // torch.lerp goes from the nearer end
-  const float weight = from_gradient ? rates.first - 1.0f : rates.first;
-  m = __fmaf_rn(weight, __fsub_rn(g, m), from_gradient ? g : m);
-  v = __fmaf_rn(__fmul_rn(g, rates.second), g, __fmul_rn(v, rates.beta2));
-  const float denominator = __fadd_rn(__fdiv_rn(__fsqrt_rn(v), rates.correction), rates.eps);
-  const float change = __fdiv_rn(__fmul_rn(rates.step_size, m), denominator);
-  p = __fadd_rn(__fmul_rn(p, rates.decay), change);
-}
-
-__device__ void step_block(const AdamWSegment& segment, const Rates& rates, float scale,
-                           const StateTables& tables, int64_t block) {
-  const int64_t first = block * STATE_BLOCK + static_cast<int>(threadIdx.x % WARP) * OWN;
-  const int64_t left = max(int64_t{0}, min(int64_t{OWN}, segment.size - first));
-  const Place place{first, static_cast<int>(left)};
-  const int64_t type = segment.types & 0xff;
-  const bool is_quantized = segment.exp_avg_absmax != nullptr;
-  const State exp_avg{tables.exp_avg, segment.exp_avg,
-                      is_quantized ? segment.exp_avg_absmax + block : nullptr};
-  const State exp_avg_sq{tables.exp_avg_sq, segment.exp_avg_sq,
-                         is_quantized ? segment.exp_avg_sq_absmax + block : nullptr};
-  float p[OWN], g[OWN], m[OWN], v[OWN];
-  load(segment.gradient, segment.types >> 8, place, g);
-  exp_avg.read(place, m);
-  exp_avg_sq.read(place, v);
-  if (segment.master != nullptr) {
-    load(segment.master, FLOAT32, place, p);
-  } else {
-    load(segment.parameter, type, place, p);
-  }
-#pragma unroll
-  for (int i = 0; i < OWN; ++i) update(rates, __fmul_rn(g[i], scale), p[i], m[i], v[i]);
-  if (segment.master != nullptr) store(segment.master, FLOAT32, place, p);
-  store(segment.parameter, type, place, p);
-  exp_avg.write(place, m);
-  exp_avg_sq.write(place, v);
-}
+constexpr int NUM_WARPS = 8, THREADS = NUM_WARPS * WARP;
+constexpr int RESIDENT = 2;  // thread blocks of a multiprocessor
+constexpr double MOST = std::numeric_limits<double>::max();
+constexpr double CLIP_EPSILON = 1e-6;  // as torch.nn.utils.clip_grad_norm_
 
 // The last segment that starts at or before a block.
 __device__ int64_t segment_of(const AdamWTask& task, int64_t block) {
@@ -200,42 +52,170 @@ __device__ int64_t segment_of(const AdamWTask& task, int64_t block) {
   return low;
 }
 
-__device__ void copy_tables(const StateTables* from, StateTables* to) {
-  constexpr int WORDS = sizeof(StateTables) / sizeof(float);
-  for (int i = static_cast<int>(threadIdx.x); i < WORDS; i += THREADS) {
-    reinterpret_cast<float*>(to)[i] = reinterpret_cast<const float*>(from)[i];
-  }
+__device__ __forceinline__ int64_t num_blocks_of(const AdamWSegment& segment) {
+  return (segment.size + STATE_BLOCK - 1) / STATE_BLOCK;
 }
 
-__global__ void __launch_bounds__(THREADS, RESIDENT)
-    adamw_kernel(const __grid_constant__ AdamWTask task) {
-  if (*task.skip != 0) return;
-  StateTables& tables = *dynamic_shared<StateTables>();
-  copy_tables(task.tables, &tables);
-  __syncthreads();
+// Calls body(segment's number, its first block and the one after the last) for this warp's run.
+template <class Body>
+__device__ __forceinline__ void walk(const AdamWTask& task, const Body& body) {
   const int64_t warps = int64_t{gridDim.x} * NUM_WARPS;
   const int64_t warp = int64_t{blockIdx.x} * NUM_WARPS + threadIdx.x / WARP;
   const int64_t end = task.num_blocks * (warp + 1) / warps;
   int64_t block = task.num_blocks * warp / warps;
   for (int64_t index = segment_of(task, block); block < end; ++index) {
-    const AdamWSegment segment = task.segments[index];
-    const int64_t blocks = (segment.size + STATE_BLOCK - 1) / STATE_BLOCK;
-    const int64_t stop = min(end, segment.first_block + blocks);
+    const AdamWSegment& segment = task.segments[index];
+    const int64_t stop = min(end, segment.first_block + num_blocks_of(segment));
     if (block >= stop) continue;
-    const Rates rates = Rates::of(task.numbers[index], static_cast<double>(*segment.step));
-    for (; block < stop; ++block) {
-      step_block(segment, rates, *task.scale, tables, block - segment.first_block);
-    }
+    body(index, block - segment.first_block, stop - segment.first_block);
+    block = stop;
   }
+}
+
+struct Shared {
+  StateTables tables;
+  double squares[NUM_WARPS];
+  float scale, skip;
+};
+
+__device__ __forceinline__ double sum_of_warp(double value) {
+#pragma unroll
+  for (int other = WARP / 2; other > 0; other /= 2) value += __shfl_xor_sync(~0u, value, other);
+  return value;
+}
+
+// The squares of this warp's run of gradients.
+__device__ double sum_squares(const AdamWTask& task) {
+  double sum = 0;
+  walk(task, [&](int64_t index, int64_t block, int64_t end) {
+    const AdamWSegment segment = task.segments[index];
+    with_type(AnyKind(segment).gradient, [&](auto tag) {
+#pragma unroll 4
+      for (int64_t own = block; own < end; ++own) {
+        const int64_t first = own * STATE_BLOCK + int64_t{threadIdx.x % WARP} * OWN;
+        const auto group =
+            load_group<decltype(tag)>(segment.gradient, AnyKind::place(segment, first));
+#pragma unroll
+        for (int i = 0; i < OWN; ++i) {
+          const double g = widened(group.at[i]);
+          sum = fma(g, g, sum);
+        }
+      }
+    });
+  });
+  return sum_of_warp(sum);
+}
+
+// What the sum of all squares means, as gradient_gate of ops/adamw/op.py has it.
+__device__ void decide(const AdamWGuard& guard, double squares, Shared& shared) {
+  const bool is_bad = guard.found_inf != nullptr && *guard.found_inf != 0;
+  double scale = guard.grad_scale == nullptr ? 1.0 : 1.0 / *guard.grad_scale;
+  const double norm = sqrt(squares) * scale;
+  const double share = guard.max_norm / (norm + CLIP_EPSILON);
+  scale *= share > 1 ? 1.0 : share;
+  shared.scale = static_cast<float>(scale);
+  shared.skip = is_bad || !(squares <= MOST) ? 1.0f : 0.0f;
+  if (blockIdx.x != 0) return;
+  guard.gate[0] = static_cast<float>(norm);
+  guard.gate[1] = shared.scale;
+  guard.gate[2] = shared.skip;
+}
+
+// The squares of this thread block's warps, to where the others' are.
+__device__ void sum_block(const AdamWTask& task, double (&of_warps)[NUM_WARPS]) {
+  const double squares = sum_squares(task);
+  if (threadIdx.x % WARP == 0) of_warps[threadIdx.x / WARP] = squares;
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  double sum = 0;
+  for (const double of_warp : of_warps) sum += of_warp;
+  task.guard.partial[blockIdx.x] = sum;
+}
+
+// All thread blocks' sums, added by one warp in an order that never changes.
+__device__ double sum_all(const AdamWGuard& guard) {
+  double sum = 0;
+  for (unsigned block = threadIdx.x; block < gridDim.x; block += WARP) {
+    sum += __ldcg(guard.partial + block);
+  }
+  return sum_of_warp(sum);
+}
+
+__device__ void guard_step(const AdamWTask& task, Shared& shared) {
+  sum_block(task, shared.squares);
+  wait_for_all(task.guard.arrivals, gridDim.x);
+  if (threadIdx.x >= WARP) return;
+  const double squares = sum_all(task.guard);
+  if (threadIdx.x == 0) decide(task.guard, squares, shared);
+}
+
+// The sum alone, for a step that comes in parts: nobody waits, whoever comes last adds.
+__global__ void __launch_bounds__(THREADS, RESIDENT)
+    squares_kernel(const __grid_constant__ AdamWTask task, double* squares) {
+  sum_block(task, block_shared<double[NUM_WARPS]>());
+  if (!arrives_last(task.guard.arrivals, gridDim.x) || threadIdx.x >= WARP) return;
+  const double sum = sum_all(task.guard);
+  if (threadIdx.x == 0) *squares = sum;
+}
+
+// Once everybody has read the steps, whoever comes last counts one more.
+__device__ void count_step(const AdamWTask& task, bool is_taken) {
+  if (!arrives_last(task.guard.arrivals, 2 * gridDim.x) || !is_taken) return;
+  for (int64_t i = threadIdx.x; i < task.num_segments; i += THREADS) *task.segments[i].step += 1;
+}
+
+__device__ void copy_tables(const StateTables* from, StateTables* to) {
+  constexpr int WORDS = sizeof(StateTables) / sizeof(uint32_t);
+  for (int i = static_cast<int>(threadIdx.x); i < WORDS; i += THREADS) {
+    reinterpret_cast<uint32_t*>(to)[i] = reinterpret_cast<const uint32_t*>(from)[i];
+  }
+}
+
+__global__ void __launch_bounds__(THREADS, RESIDENT)
+    adamw_kernel(const __grid_constant__ AdamWTask task) {
+  const bool is_guarded = task.guard.partial != nullptr;
+  if (!is_guarded && *task.skip != 0) return;
+  Shared& shared = *dynamic_shared<Shared>();
+  copy_tables(task.tables, &shared.tables);
+  if (is_guarded) guard_step(task, shared);
+  __syncthreads();
+  const bool is_taken = !is_guarded || shared.skip == 0;
+  const float scale = is_guarded ? shared.scale : *task.scale;
+  if (is_taken) {
+    walk(task, [&](int64_t index, int64_t block, int64_t end) {
+      const AdamWSegment segment = task.segments[index];
+      const double step = static_cast<double>(*segment.step) + (is_guarded ? 1 : 0);
+      const Rates rates = Rates::of(task.numbers[index], step);
+      step_blocks(segment, rates, scale, shared.tables, block, end);
+    });
+  }
+  if (is_guarded) count_step(task, is_taken);
+}
+
+}  // namespace
+
+int adamw_thread_blocks() {
+  return num_multiprocessors("adamw_step") * RESIDENT;
+}
+
+namespace {
+
+unsigned grid_of(const AdamWTask& task) {
+  const int64_t wanted = (task.num_blocks + NUM_WARPS - 1) / NUM_WARPS;
+  const int64_t resident = adamw_thread_blocks();
+  return static_cast<unsigned>(std::min(std::max(wanted, int64_t{1}), resident));
 }
 
 }  // namespace
 
 void adamw_step(const AdamWTask& task, cudaStream_t stream) {
-  const int64_t resident = int64_t{num_multiprocessors("adamw_step")} * RESIDENT;
-  const int64_t wanted = (task.num_blocks + NUM_WARPS - 1) / NUM_WARPS;
-  const auto grid = static_cast<unsigned>(wanted < resident ? wanted : resident);
-  launch({"adamw_step", grid, THREADS, sizeof(StateTables), stream}, adamw_kernel, task);
+  Launch how{"adamw_step", grid_of(task), THREADS, sizeof(Shared), stream};
+  how.is_cooperative = task.guard.partial != nullptr;
+  launch(how, adamw_kernel, task);
+}
+
+void squared_norm(const AdamWTask& task, double* squares, cudaStream_t stream) {
+  launch({"gradient_gate", grid_of(task), THREADS, 0, stream}, squares_kernel, task, squares);
 }
 
 }  // namespace qlora::cuda

@@ -9,6 +9,15 @@
 
 namespace qlora::cuda {
 
+// An address that a kernel has read from memory, which the compiler would take for one anywhere.
+template <class Value>
+__device__ __forceinline__ Value* in_global(Value* address) {
+#ifdef __CUDACC__
+  __builtin_assume(__isGlobal(address));
+#endif
+  return address;
+}
+
 // Two floats rounded to the nearest, ties to even; the first in the low half.
 template <class Element>
 __device__ uint32_t rounded_pair(float first, float second);

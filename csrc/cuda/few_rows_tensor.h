@@ -69,6 +69,13 @@ struct Nibbles {
 };
 
 // int8 codes are their values: a byte placed in a float's bits makes it 2^23 + 128 + code.
+__device__ __forceinline__ float value_of_byte(uint32_t word, int number) {
+  constexpr uint32_t TWO_TO_23 = 0x4b000000u;
+  constexpr float OFFSET = 8388608.0f + 128.0f;
+  const auto picked = 0x7440u + static_cast<uint32_t>(number);
+  return float_of(__byte_perm(word ^ 0x80808080u, TWO_TO_23, picked)) - OFFSET;
+}
+
 struct Bytes {
   static constexpr int BITS = 8;
   using Row = ByteRow;
@@ -78,11 +85,7 @@ struct Bytes {
 
   template <class Element>
   static __device__ __forceinline__ uint32_t pair(const Row*, uint32_t word, int part) {
-    constexpr uint32_t TWO_TO_23 = 0x4b000000u;
-    constexpr float OFFSET = 8388608.0f + 128.0f;
-    const uint32_t raised = word ^ 0x80808080u, first = 2 * static_cast<uint32_t>(part);
-    const float low = float_of(__byte_perm(raised, TWO_TO_23, 0x7440u + first)) - OFFSET;
-    const float high = float_of(__byte_perm(raised, TWO_TO_23, 0x7441u + first)) - OFFSET;
+    const float low = value_of_byte(word, 2 * part), high = value_of_byte(word, 2 * part + 1);
     return pack_exact<Element>(low, high);
   }
 };

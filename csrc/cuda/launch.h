@@ -20,6 +20,7 @@ struct Launch {
   dim3 grid, block;
   size_t shared_bytes;  // dynamic
   cudaStream_t stream;
+  bool is_cooperative = false;  // its blocks wait for each other: all resident, or refused
 };
 
 // kernel(arguments...) on the stream; a grid without blocks is no launch.
@@ -33,6 +34,11 @@ void launch(const Launch& how, void (*kernel)(Parameters...), Arguments&&... arg
   config.blockDim = how.block;
   config.dynamicSmemBytes = how.shared_bytes;
   config.stream = how.stream;
+  cudaLaunchAttribute cooperative{};
+  cooperative.id = cudaLaunchAttributeCooperative;
+  cooperative.val.cooperative = 1;
+  config.attrs = &cooperative;
+  config.numAttrs = how.is_cooperative ? 1 : 0;
   check(how.op, cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...));
 }
 

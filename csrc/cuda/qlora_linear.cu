@@ -35,6 +35,7 @@
 // of strips, just as the thread blocks of a group do. Whoever arrives last finishes the group:
 // B, output scale, bias. Nobody spins, so nothing must be resident together.
 #include "arrivals.h"
+#include "few_rows_float.h"
 #include "few_rows_scalar.h"
 #include "few_rows_tensor.h"
 #include "launch.h"
@@ -169,34 +170,43 @@ void launch_tiles(const LinearTask& task, cudaStream_t stream) {
   }
 }
 
+// As few sums as hold the rows of x.
+template <class Codes>
+void launch_floats(const LinearTask& task, cudaStream_t stream) {
+  if (task.x.rows == 1) return launch_walk<float, FloatWalk<Codes, 1>>(task, stream);
+  if (task.x.rows <= 4) return launch_walk<float, FloatWalk<Codes, 4>>(task, stream);
+  if (task.x.rows <= 8) return launch_walk<float, FloatWalk<Codes, 8>>(task, stream);
+  launch_walk<float, FloatWalk<Codes, LINEAR_MAX_ROWS>>(task, stream);
+}
+
 bool is_aligned(const void* address) {
   return reinterpret_cast<uintptr_t>(address) % sizeof(uint4) == 0;
 }
 
-// The tensor walk reads 16 bytes at a time, and one scale for 64 columns.
-bool takes_tensor_cores(const LinearTask& task) {
-  return task.x.type != ElementType::float32 && task.weight.k % SCALED_COLUMNS == 0 &&
-         (1 << task.weight.block_shift) >= SCALED_COLUMNS && is_aligned(task.x.data) &&
-         is_aligned(task.weight.codes);
+// Whole walks read 16 bytes at a time, and one scale for 64 columns.
+bool has_whole_blocks(const LinearTask& task) {
+  return task.weight.k % SCALED_COLUMNS == 0 && (1 << task.weight.block_shift) >= SCALED_COLUMNS &&
+         is_aligned(task.x.data) && is_aligned(task.weight.codes);
 }
 
 }  // namespace
 
 void qlora_linear(const LinearTask& task, cudaStream_t stream) {
-  if (task.plan.is_tensor && !takes_tensor_cores(task)) {
+  if (task.plan.is_whole && !has_whole_blocks(task)) {
     throw std::invalid_argument(
-        "qlora_linear: a plan for tensor cores should have 16-bit aligned x, aligned codes and "
-        "whole blocks of 64 columns, had others");
+        "qlora_linear: a plan of whole steps should have aligned x, aligned codes and whole blocks "
+        "of 64 columns, had others");
   }
   dispatch(task.x.type, [&](auto* tag) {
     using Element = std::remove_pointer_t<decltype(tag)>;
-    if constexpr (!std::is_same_v<Element, float>) {
-      if (task.plan.is_tensor && !task.weight.is_int8) {
-        return launch_tiles<Element, Nibbles>(task, stream);
-      }
-      if (task.plan.is_tensor) return launch_tiles<Element, Bytes>(task, stream);
+    if (!task.plan.is_whole) return launch_walk<Element, ScalarWalk<Element>>(task, stream);
+    if constexpr (std::is_same_v<Element, float>) {
+      task.weight.is_int8 ? launch_floats<FloatBytes>(task, stream)
+                          : launch_floats<FloatNibbles>(task, stream);
+    } else {
+      task.weight.is_int8 ? launch_tiles<Element, Bytes>(task, stream)
+                          : launch_tiles<Element, Nibbles>(task, stream);
     }
-    launch_walk<Element, ScalarWalk<Element>>(task, stream);
   });
 }
 

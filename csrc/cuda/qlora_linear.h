@@ -8,7 +8,7 @@ namespace qlora::cuda {
 
 // The launch rule's choice (ops/qlora_linear/cuda_plan.py): who sums what.
 struct LinearPlan {
-  int is_tensor = 0;      // tensor cores over whole steps of columns, or value by value
+  int is_whole = 0;       // whole steps of columns that share scales, or value by value
   int strips = 0;         // of 32 rows of W in a thread block; its other warps share out columns
   int splits = 0;         // thread blocks that share the columns of a group of strips
   int shares = 0;         // thread blocks that sum a share of x A^T

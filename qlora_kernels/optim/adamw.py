@@ -8,7 +8,16 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from qlora_kernels.ops.adamw import Gate, Hyperparameters, Segment, adamw_step, gradient_gate
+from qlora_kernels.ops.adamw import (
+    Gate,
+    Guard,
+    Hyperparameters,
+    Segment,
+    adamw_step,
+    count_steps,
+    gradient_gate,
+    guarded_step,
+)
 from qlora_kernels.optim.loading import Stored, load
 from qlora_kernels.optim.paged import PagedParameter, Pages, check_budget, stats_of
 from qlora_kernels.optim.paging import out_of_memory
@@ -19,6 +28,7 @@ from qlora_kernels.optim.stored import fitted
 
 Owner = Segment | PagedParameter
 Work = list[tuple[Owner, Tensor, Hyperparameters]]
+Total = Callable[[Tensor], Tensor]
 
 
 class AdamW(Optimizer):
@@ -112,11 +122,18 @@ class AdamW(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         if work := self._work():
-            gate = self._gate([gradient for _, gradient, _ in work])
+            guard = self._guard()
+            total = sum_over_shards(p for g in self.param_groups for p in g["params"])
+            devices = {owner.device for owner, _, _ in work}
+            if guard and total is None and len(devices) == 1 and not self.settings.paged:
+                owners, gradients, hyper = zip(*work, strict=True)
+                gate = guarded_step(owners, gradients, hyper, guard)
+            else:
+                gate = self._gate([gradient for _, gradient, _ in work], guard, total)
+                for device in devices:
+                    self._update([w for w in work if w[0].device == device], gate.to(device))
             # In place, so that a replayed CUDA graph goes on counting.
             self._skipped = self._skipped.to(gate.skip.device).add_(gate.skip)
-            for device in {segment.device for segment, _, _ in work}:
-                self._update([w for w in work if w[0].device == device], gate.to(device))
         return loss
 
     def _work(self) -> Work:
@@ -181,24 +198,28 @@ class AdamW(Optimizer):
             segment = self._segments[parameter] = segment_of(shard, state)
         return segment
 
-    def _gate(self, gradients: list[Tensor]) -> Gate:
+    def _guard(self) -> Guard | None:
+        """What is asked of the gradients of this step; None: nothing."""
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         max_norm = self.settings.max_gradient_norm
         if not self.settings.skip_nonfinite and max_norm is grad_scale is found_inf is None:
+            return None
+        return Guard(max_norm, grad_scale, found_inf)
+
+    def _gate(self, gradients: list[Tensor], guard: Guard | None, total: Total | None) -> Gate:
+        if guard is None:
             return Gate.open(gradients[0].device)
-        total = sum_over_shards(p for g in self.param_groups for p in g["params"])
         try:
-            return gradient_gate(gradients, max_norm, grad_scale, found_inf, total)
+            return gradient_gate(gradients, *guard, total)
         except (RuntimeError, MemoryError) as error:
             if not (self.settings.paged and out_of_memory(error)):
                 raise
         self._pages.make_room()
-        return gradient_gate(gradients, max_norm, grad_scale, found_inf, total)
+        return gradient_gate(gradients, *guard, total)
 
     def _update(self, work: Work, gate: Gate) -> None:
         owners, gradients, hyper = zip(*work, strict=True)
-        # Without alpha torch takes the addend for a number, and waits for the GPU to tell it.
-        torch._foreach_add_([owner.step for owner in owners], 1.0 - gate.skip, alpha=1)
+        count_steps([owner.step for owner in owners], gate)
         if self.settings.paged:
             self._pages.update(owners, gradients, hyper, gate)
         else:

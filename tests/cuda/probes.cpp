@@ -8,5 +8,6 @@
 
 PYBIND11_MODULE(_probes, module) {
   module.def("probe", probe);
+  module.def("probe_grid", probe_grid);
   module.def("set_schedule", emulation::set_schedule);
 }

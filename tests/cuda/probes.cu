@@ -5,6 +5,7 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include "../../csrc/cuda/arrivals.h"
 #include "../../csrc/cuda/launch.h"
 #include "../../csrc/cuda/shared.h"
 
@@ -78,7 +79,23 @@ __global__ void rounding_kernel(int* data) {
   data[threadIdx.x] = static_cast<int>(bf16 << 16 | fp16);
 }
 
+// Thread blocks that need what all others wrote: data[256] counts those that have come.
+__global__ void meeting_kernel(int* data) {
+  auto* const arrivals = reinterpret_cast<uint32_t*>(data + 256);
+  if (threadIdx.x == 0) data[blockIdx.x] = static_cast<int>(blockIdx.x) + 1;
+  qlora::cuda::wait_for_all(arrivals, gridDim.x);
+  int sum = 0;
+  for (unsigned block = 0; block < gridDim.x; ++block) sum += data[block];
+  if (threadIdx.x == 0) data[8 + blockIdx.x] = sum;
+  if (qlora::cuda::arrives_last(arrivals, 2 * gridDim.x) && threadIdx.x == 0) data[16] = sum;
+}
+
 }  // namespace
+
+void probe_grid(unsigned blocks, bool is_cooperative, uintptr_t address) {
+  qlora::cuda::launch({"probe", blocks, 64, 0, nullptr, is_cooperative}, meeting_kernel,
+                      reinterpret_cast<int*>(address));
+}
 
 void probe(const std::string& name, uintptr_t address) {
   const std::map<std::string, void (*)(int*)> kernels{

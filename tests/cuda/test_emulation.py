@@ -49,6 +49,19 @@ def test_divergence_names_the_place(probe: Any):
     test_a_barrier_orders_threads(probe)  # and the next launch is a new one
 
 
+@pytest.mark.parametrize("seed", SCHEDULES.values(), ids=SCHEDULES)
+def test_thread_blocks_wait_for_each_other(probes: Any, seed: int):
+    """Resident together they go on in turn; one after the other, the first would wait for ever."""
+    probes.set_schedule(seed)
+    data = torch.zeros(257, dtype=torch.int32)
+    probes.probe_grid(4, True, data.data_ptr())
+    assert data[8:12].tolist() == [10] * 4 and data[16] == 10
+    assert data[256] == 0, "the next launch counts from zero"
+    for is_cooperative, blocks, reason in ((False, 4, "wait for others"), (True, 5, "too many")):
+        with pytest.raises(RuntimeError, match=f"probe: .*{reason}"):
+            probes.probe_grid(blocks, is_cooperative, data.zero_().data_ptr())
+
+
 def test_lanes_meet(probe: Any):
     values = torch.arange(257, dtype=torch.int32) * 7 % 101
     expected = []

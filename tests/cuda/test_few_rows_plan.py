@@ -31,7 +31,7 @@ def test_plans_hold_together(m: int, n: int, k: int):
 def test_large_layers_fill_the_gpu(n: int, k: int):
     p = FewRows(1, n, k)
     plan = few_rows_plan(p)
-    assert plan.is_tensor
+    assert plan.is_whole
     assert plan.groups(n) * plan.splits >= 0.9 * p.multiprocessors
 
 
@@ -41,8 +41,10 @@ def test_no_adapter_and_no_split_meet_nowhere():
 
 
 @pytest.mark.parametrize(
-    "change", [{"k": 96}, {"block_size": 32}, {"item_bytes": 4}, {"is_aligned": False}], ids=str
+    "change",
+    [{"k": 96}, {"block_size": 32}, {"k": 96, "item_bytes": 4}, {"is_aligned": False}],
+    ids=str,
 )
 def test_other_weights_are_walked_value_by_value(change: dict[str, int]):
     sizes = {"m": 1, "n": 64, "k": 128} | change
-    assert not few_rows_plan(FewRows(**sizes)).is_tensor
+    assert not few_rows_plan(FewRows(**sizes)).is_whole

@@ -7,10 +7,17 @@ import torch
 from torch.autograd import DeviceType
 
 import qlora_kernels as qk
-from gpu.placed import forced
+from gpu.placed import BACKEND, forced
 from kernels import test_adamw as kernels
 from qlora_kernels.gpu.availability import interpreting
-from qlora_kernels.ops.adamw import Gate, adamw_step, gradient_gate, triton_kernel
+from qlora_kernels.ops.adamw import (
+    Gate,
+    Guard,
+    adamw_step,
+    gradient_gate,
+    guarded_step,
+    triton_kernel,
+)
 from qlora_kernels.testing.cases import FLOAT_DTYPES
 
 # The sizes of adapters of a model of width 4096, 8-bit, beside small ones.
@@ -108,6 +115,8 @@ def test_an_optimizer_step_waits_for_nothing(device: str):
 @pytest.mark.parametrize("count", [3, 448])
 def test_one_launch_updates_all(device: str, count: int, monkeypatch: pytest.MonkeyPatch):
     """However many tensors: one launch per pair of dtypes, and one per dtype of gradients."""
+    if BACKEND != "triton":
+        pytest.skip("it counts Triton's launches; the trace of a step has all")
     count = min(count, 12) if interpreting() else count
     launched: list[str] = []
     launch = triton_kernel.launch
@@ -125,7 +134,7 @@ def test_one_launch_updates_all(device: str, count: int, monkeypatch: pytest.Mon
 
 
 def test_the_trace_of_a_step(device: str):
-    """What the driver saw: one update, one sum, no wait and no copy to the host."""
+    """What the driver saw: one update, at most one sum, no wait and no copy to the host."""
     if interpreting():
         pytest.skip("there is no trace of kernels without a GPU")
     optimizer = stepped_once(device, 448)
@@ -144,8 +153,10 @@ def test_the_trace_of_a_step(device: str):
         if e.device_type == DeviceType.CPU and span.start <= e.time_range.start <= span.end
     ]
     on_gpu = [e.name for e in events if e.device_type == DeviceType.CUDA and e.name != "the step"]
-    assert [name for name in on_gpu if "adamw_kernel" in name] == ["adamw_kernel"]
-    assert [name for name in on_gpu if "squares_kernel" in name] == ["squares_kernel"]
+    assert sum("adamw_kernel" in name for name in on_gpu) == 1
+    # A CUDA step sums the squares in its own launch.
+    squares = [name for name in on_gpu if "squares_kernel" in name]
+    assert len(squares) == (0 if BACKEND == "cuda" else 1)
     assert not [name for name in on_gpu if "DtoH" in name or "HtoD" in name]
     assert not [name for name in calls if "Synchronize" in name]
 
@@ -192,5 +203,7 @@ def test_one_small_case(device: str):
     kernels.advance(ours)
     with forced():
         gradients = kernels.gradients_of(ours, 0)
-        adamw_step(ours, gradients, [kernels.HYPER] * len(ours), Gate.open(torch.device(device)))
+        hyper = [kernels.HYPER] * len(ours)
+        adamw_step(ours, gradients, hyper, Gate.open(torch.device(device)))
+        guarded_step(ours, gradients, hyper, Guard(max_norm=1.0))
     assert all(s.parameter.isfinite().all() for s in ours)

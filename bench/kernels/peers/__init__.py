@@ -18,6 +18,7 @@ PEERS = {
     "peft": "bench.kernels.peers.peft_layers",
     "unsloth-style": "bench.kernels.peers.unsloth_style",
     "torchao": "bench.kernels.peers.torchao_layers",
+    "triton": "bench.kernels.peers.triton_backend",
     "frozen": "bench.kernels.peers.frozen",
     "lora": "bench.kernels.peers.lora",
     "unpaged": "bench.kernels.peers.unpaged",

@@ -1,16 +1,22 @@
-"""AdamW on NVIDIA GPUs: one CUDA launch for all segments, whatever their dtypes; nobody waits."""
+"""AdamW on NVIDIA GPUs: one CUDA launch for all segments, their norm included; nobody waits."""
 
 from collections.abc import Sequence
-from functools import cache
 from itertools import accumulate
+from math import inf
 
 import torch
 
 from qlora_kernels.formats.blockwise8 import num_blocks
-from qlora_kernels.formats.codebooks import dynamic_map
 from qlora_kernels.gpu import cuda_module
-from qlora_kernels.ops.adamw.segment import PARAMETER_DTYPES, Gate, Hyperparameters, Segment
-from qlora_kernels.ops.adamw.triton_kernel import rounded_thresholds
+from qlora_kernels.gpu.arrivals import arrivals
+from qlora_kernels.ops.adamw.cuda_codes import state_tables
+from qlora_kernels.ops.adamw.segment import (
+    PARAMETER_DTYPES,
+    Gate,
+    Guard,
+    Hyperparameters,
+    Segment,
+)
 from qlora_kernels.ops.adamw.triton_table import addresses, on_device
 
 BACKEND = "cuda"
@@ -29,6 +35,57 @@ def adamw_step(
     gate: Gate,
 ) -> None:
     """The formula of op.py, for all segments at once."""
+    with cuda_module.stream_of(gate.scale) as stream:
+        _launch(segments, gradients, hyper, [gate.scale.data_ptr(), gate.skip.data_ptr()], stream)
+
+
+def guarded_step(
+    segments: Sequence[Segment],
+    gradients: Sequence[torch.Tensor],
+    hyper: Sequence[Hyperparameters],
+    guard: Guard,
+) -> Gate:
+    """What the gradients say, the step, and its count: one launch, whose blocks meet half way."""
+    device = segments[0].device
+    partial = torch.empty(
+        cuda_module.kernels().adamw_thread_blocks(), dtype=torch.float64, device=device
+    )
+    found = torch.empty(3, device=device)
+    given = [None if t is None else t.to(device, torch.float32) for t in guard[1:]]
+    with cuda_module.stream_of(found) as stream:
+        places = [0 if t is None else t.data_ptr() for t in given]
+        places += [partial.data_ptr(), arrivals(1, device, stream).data_ptr(), found.data_ptr()]
+        max_norm = inf if guard.max_norm is None else guard.max_norm
+        _launch(segments, gradients, hyper, (max_norm, places), stream)
+    return Gate(*found.unbind())
+
+
+def squared_norm(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The sum of all squares, float64 []: finite exactly where every gradient is."""
+    device = gradients[0].device
+    blocks = [num_blocks(gradient.numel()) for gradient in gradients]
+    rows = [
+        (0, gradient.data_ptr(), *[0] * 6, gradient.numel(), start, dtype | dtype << 8)
+        for gradient, start in zip(gradients, accumulate(blocks, initial=0), strict=False)
+        for dtype in (PARAMETER_DTYPES.index(gradient.dtype),)
+    ]
+    module = cuda_module.kernels()
+    partial = torch.empty(module.adamw_thread_blocks() + 1, dtype=torch.float64, device=device)
+    with cuda_module.stream_of(partial) as stream:
+        shared = [partial.data_ptr(), arrivals(1, device, stream).data_ptr()]
+        table = on_device(rows, torch.int64, device)
+        places = [table.data_ptr(), *shared, partial[-1].data_ptr()]
+        module.squared_norm(places, len(rows), sum(blocks), stream)
+    return partial[-1]
+
+
+def _launch(
+    segments: Sequence[Segment],
+    gradients: Sequence[torch.Tensor],
+    hyper: Sequence[Hyperparameters],
+    gate: list[int] | tuple[float, list[int]],
+    stream: int,
+) -> None:
     device = segments[0].device
     blocks = [num_blocks(segment.parameter.numel()) for segment in segments]
     starts = accumulate(blocks, initial=0)
@@ -40,30 +97,14 @@ def adamw_step(
     tables = (
         on_device(rows, torch.int64, device),
         on_device([tuple(h) for h in hyper], torch.float64, device),
-        _codes(device),
+        state_tables(device),
     )
-    with cuda_module.stream_of(gate.scale) as stream:
-        cuda_module.kernels().adamw_step(
-            [table.data_ptr() for table in tables],
-            len(rows),
-            sum(blocks),
-            [gate.scale.data_ptr(), gate.skip.data_ptr()],
-            stream,
-        )
+    cuda_module.kernels().adamw_step(
+        [table.data_ptr() for table in tables], len(rows), sum(blocks), gate, stream
+    )
 
 
 def _types(segment: Segment, gradient: torch.Tensor) -> int:
     """The dtypes as csrc/common/element.h numbers them, eight bits each."""
     parameter, other = map(PARAMETER_DTYPES.index, (segment.parameter.dtype, gradient.dtype))
     return parameter | other << 8
-
-
-@cache
-def _codes(device: torch.device) -> torch.Tensor:
-    """What the codes of 8-bit states mean: map and thresholds of exp_avg, then of exp_avg_sq."""
-    beyond = torch.full((1,), torch.inf, device=device)
-    parts = [
-        torch.cat([dynamic_map(device, signed), rounded_thresholds(device, signed), beyond])
-        for signed in (True, False)
-    ]
-    return torch.cat(parts)

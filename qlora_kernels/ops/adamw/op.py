@@ -11,7 +11,7 @@ over 32-bit states the same bits (AdamW, arXiv 1711.05101). 8-bit states are dec
 as they are and only then encoded again (formats/blockwise8.py). p is the parameter, or its float32
 master, of which the parameter becomes the rounded copy.
 
-The gate comes from a pass of its own, since one bad gradient anywhere stops all of the step:
+The gate needs all gradients first, since one bad gradient anywhere stops all of the step:
 
     norm  = |gradients| / grad_scale
     scale = min(1, max_norm / (norm + 1e-6)) / grad_scale
@@ -25,10 +25,16 @@ import torch
 from qlora_kernels.checks import InputError, check_dtype
 from qlora_kernels.dispatch import Room
 from qlora_kernels.ops.adamw import cuda_kernel, native_kernel, reference, triton_kernel
-from qlora_kernels.ops.adamw.segment import PARAMETER_DTYPES, Gate, Hyperparameters, Segment
+from qlora_kernels.ops.adamw.segment import (
+    PARAMETER_DTYPES,
+    Gate,
+    Guard,
+    Hyperparameters,
+    Segment,
+)
 
-STEP = Room("adamw_step", triton_kernel, native_kernel, cuda_kernel, reference)
-GATE = Room("gradient_gate", triton_kernel, native_kernel, reference)
+STEP = Room("adamw_step", native_kernel, cuda_kernel, triton_kernel, reference)
+GATE = Room("gradient_gate", native_kernel, cuda_kernel, triton_kernel, reference)
 
 _EPSILON = 1e-6  # as in torch.nn.utils.clip_grad_norm_
 
@@ -46,12 +52,55 @@ def adamw_step(
 
     Raises InputError for lists, shapes or dtypes that do not fit.
     """
-    op = "adamw_step"
+    if not _check("adamw_step", segments, gradients, hyper):
+        return
+    STEP.choose(segments, gradients).adamw_step(segments, gradients, hyper, gate)
+
+
+def guarded_step(
+    segments: Sequence[Segment],
+    gradients: Sequence[torch.Tensor],
+    hyper: Sequence[Hyperparameters],
+    guard: Guard,
+) -> Gate:
+    """`gradient_gate`, one more on every segment's step unless it says skip, and `adamw_step`.
+
+    In one launch where the backend has one for it. Segments have at least one element between them
+    and each a step of its own: the number of steps taken before this one. Returns the gate.
+
+    Raises InputError as adamw_step does, and for no segments.
+    """
+    op = "guarded_step"
+    if not _check(op, segments, gradients, hyper):
+        raise InputError(f"{op}: segments should be at least one, were none")
+    kernel = STEP.choose(segments, gradients)
+    if hasattr(kernel, "guarded_step"):
+        gate: Gate = kernel.guarded_step(segments, gradients, hyper, guard)
+        return gate
+    gate = gradient_gate(gradients, *guard)
+    count_steps([segment.step for segment in segments], gate)
+    kernel.adamw_step(segments, gradients, hyper, gate)
+    return gate
+
+
+def count_steps(steps: Sequence[torch.Tensor], gate: Gate) -> None:
+    """One more on each, unless the gate says skip."""
+    # Without alpha torch takes the addend for a number, and waits for the GPU to tell it.
+    torch._foreach_add_(list(steps), 1.0 - gate.skip, alpha=1)
+
+
+def _check(
+    op: str,
+    segments: Sequence[Segment],
+    gradients: Sequence[torch.Tensor],
+    hyper: Sequence[Hyperparameters],
+) -> bool:
+    """Whether there are any; InputError where lists, shapes, dtypes or devices do not fit."""
     if not len(segments) == len(gradients) == len(hyper):
         lengths = f"{len(segments)}, {len(gradients)} and {len(hyper)}"
         raise InputError(f"{op}: segments, gradients, hyper should be equally many, were {lengths}")
     if not segments:
-        return
+        return False
     device = segments[0].device
     for segment, gradient in zip(segments, gradients, strict=True):
         if gradient.shape != segment.parameter.shape:
@@ -61,7 +110,7 @@ def adamw_step(
             check_dtype(op, "gradient", gradient, PARAMETER_DTYPES)
         if gradient.device != device or segment.device != device:
             raise InputError(f"{op}: everything should be on {device}, was on several devices")
-    STEP.choose(segments, gradients).adamw_step(segments, gradients, hyper, gate)
+    return True
 
 
 def gradient_gate(

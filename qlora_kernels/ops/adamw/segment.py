@@ -89,6 +89,18 @@ class Segment:
         return self.parameter.device
 
 
+class Guard(NamedTuple):
+    """What a step is guarded by, beside its own check that all gradients are finite.
+
+    max_norm: None does not clip. grad_scale, found_inf: of one element each, or None, as
+    torch.amp.GradScaler hands them over.
+    """
+
+    max_norm: float | None = None
+    grad_scale: torch.Tensor | None = None
+    found_inf: torch.Tensor | None = None
+
+
 class Gate(NamedTuple):
     """What the first pass over the gradients decided, as float32 tensors [] that nobody waits for.
 

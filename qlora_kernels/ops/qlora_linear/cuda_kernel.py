@@ -53,7 +53,7 @@ def forward(
     factors = adapter and (adapter.a.detach().contiguous(), adapter.b.detach().contiguous())
     sizes = _sizes(x, base, adapter)
     plan = few_rows_plan(sizes)
-    exact_in = x.dtype if plan.is_tensor else torch.float32
+    exact_in = x.dtype if plan.is_whole else torch.float32
     codebook, factor = _rounded_codebook(base.format, exact_in)
     task = cuda_module.kernels().LinearTask(
         cuda_module.matrix(x),
@@ -117,7 +117,7 @@ def _rounded_codebook(format_name: str, dtype: torch.dtype) -> tuple[list[float]
 @cache
 def _as_kernels_take_it(plan: FewRowsPlan) -> Any:
     return cuda_module.kernels().LinearPlan(
-        plan.is_tensor, plan.strips, plan.splits, plan.shares, plan.share_columns
+        plan.is_whole, plan.strips, plan.splits, plan.shares, plan.share_columns
     )
 
 

@@ -33,17 +33,29 @@ class FewRows:
     multiprocessors: int = 132
 
     @property
-    def takes_tensor_cores(self) -> bool:
-        """Whether whole runs of columns share a scale, and x is what the instruction takes."""
+    def is_whole(self) -> bool:
+        """Whether whole runs of columns share a scale, and may be read 16 bytes at a time."""
         whole = self.k % SCALED_COLUMNS == 0 and self.block_size >= SCALED_COLUMNS
-        return whole and self.item_bytes == 2 and self.is_aligned
+        return whole and self.is_aligned
+
+    @property
+    def takes_tensor_cores(self) -> bool:
+        """Whether x is, beside, what the instruction takes."""
+        return self.is_whole and self.item_bytes == 2
+
+    @property
+    def step(self) -> int:
+        """Columns that a warp multiplies at a time."""
+        if self.takes_tensor_cores:
+            return 512 // self.bits
+        return SCALED_COLUMNS if self.is_whole else SCALAR_STEP
 
 
 @dataclass(frozen=True)
 class FewRowsPlan:
     """What LinearPlan of csrc/cuda/qlora_linear.h says, and how much memory it asks for."""
 
-    is_tensor: bool
+    is_whole: bool
     strips: int
     splits: int
     shares: int
@@ -62,15 +74,15 @@ class FewRowsPlan:
 
 def few_rows_plan(p: FewRows) -> FewRowsPlan:
     """Two thread blocks for each multiprocessor where there is work for them."""
-    is_tensor = p.takes_tensor_cores
-    steps = -(-p.k // (512 // p.bits if is_tensor else SCALAR_STEP))
+    steps = -(-p.k // p.step)
     strips = 4 if p.m >= WIDE_TILES_FROM else 2  # more of them share what they read of x
     while strips < WARPS and WARPS // strips > steps:
         strips *= 2
     groups = -(-p.n // (STRIP * strips))
-    resident = p.multiprocessors * (1 if p.m >= WIDE_TILES_FROM and p.bits == 4 else 2)
+    is_wide = p.m >= WIDE_TILES_FROM if p.bits == 4 else p.item_bytes == 4 and p.m > 4
+    resident = p.multiprocessors * (1 if is_wide else 2)
     splits = max(1, min(resident // groups, steps * strips // WARPS, MAX_SPLITS))
     at_least = -(-p.k // (groups * splits))
     share_columns = -(-at_least // SHARE_COLUMNS) * SHARE_COLUMNS
     shares = -(-p.k // share_columns) if p.rank else 0
-    return FewRowsPlan(is_tensor, strips, splits, shares, share_columns)
+    return FewRowsPlan(p.is_whole, strips, splits, shares, share_columns)

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "block.h"
+
 #define EMULATED_ATOMIC  \
   template <class Value> \
   __attribute__((no_sanitize_thread, noinline)) Value
@@ -43,3 +45,8 @@ EMULATED_ATOMIC atomicCAS(Value* place, Value expected, Value value) {
 
 inline void __threadfence() {}
 inline void __threadfence_block() {}
+
+// Others run meanwhile.
+inline void __nanosleep(unsigned) {
+  emulation::pause();
+}

@@ -1,13 +1,9 @@
 #include "block.h"
 
-#include <setjmp.h>
 #include <sys/mman.h>
-#include <ucontext.h>
 
 #include <algorithm>
 #include <bit>
-#include <map>
-#include <memory>
 #include <numeric>
 #include <random>
 #include <stdexcept>
@@ -15,35 +11,13 @@
 #include <vector>
 
 #include "races.h"
+#include "resident.h"
 
 uint3 threadIdx, blockIdx;
 dim3 blockDim, gridDim;
 
 namespace emulation {
 namespace {
-
-constexpr size_t STACK = 256 * 1024;
-constexpr int UNWRITTEN = 0xff;  // NaN in every float type
-enum class State { ready, at_barrier, in_warp, finished };
-
-struct Copy {
-  void* shared;
-  const void* global;
-  size_t size;
-};
-
-// A thread of the block. A fiber starts once and then runs one block after another.
-struct Fiber {
-  ucontext_t start;
-  jmp_buf context;
-  bool is_started = false;
-  State state = State::finished;
-  bool predicate = false;
-  Meeting meeting{};
-  std::byte given[MAX_VALUE];
-  std::shared_ptr<const WarpValues> received;
-  std::vector<std::vector<Copy>> copies;  // committed groups, the last one open
-};
 
 bool same_line(const Site& left, const Site& right) {
   return left.line() == right.line() && left.column() == right.column() &&
@@ -60,16 +34,20 @@ class Machine {
   void run(const Shape& shape, const std::function<void()>& body);
   unsigned meet_block(bool predicate, const Site& site);
   const WarpValues& meet_warp(const Meeting& meeting, const void* value, size_t size);
-  void* dynamic_shared() { return shared_; }
+  void pause();
+  void* dynamic_shared() { return block_->shared; }
   void* block_object(const void* key, size_t size, size_t alignment);
-  Fiber& current() { return *fibers_[thread_]; }
+  Fiber& current() { return *block_->fibers[thread_]; }
   unsigned thread() const { return thread_; }
 
   unsigned seed = 0;
 
  private:
   static void live();  // what a fiber does
-  void run_block(const std::function<void()>& body);
+  void select(unsigned slot);
+  void start_block(unsigned slot, unsigned number);
+  bool run_round();
+  void run_resident(unsigned count);
   void release_barrier();
   bool all_arrived(const Meeting& meeting) const;
   std::vector<unsigned> ready_threads();
@@ -79,13 +57,11 @@ class Machine {
   [[noreturn]] void fail(const std::string& reason);
   void make_fibers(unsigned count);
 
-  std::vector<std::unique_ptr<Fiber>> fibers_;
-  void* stacks_ = nullptr;
-  alignas(1024) std::byte shared_[MAX_SHARED];
-  size_t dynamic_bytes_ = 0, objects_end_ = 0;
-  std::map<const void*, void*> objects_;
+  std::vector<std::unique_ptr<Block>> blocks_;
+  Block* block_ = nullptr;
+  size_t dynamic_bytes_ = 0;
   const std::function<void()>* body_ = nullptr;
-  unsigned num_threads_ = 0, thread_ = 0, num_true_ = 0;
+  unsigned num_threads_ = 0, thread_ = 0;
   std::string error_;
   jmp_buf scheduler_;
   std::mt19937 random_;
@@ -109,16 +85,17 @@ void Machine::live() {
 }
 
 void Machine::make_fibers(unsigned count) {
-  if (stacks_ == nullptr) {
-    stacks_ = mmap(nullptr, STACK * MAX_THREADS, PROT_READ | PROT_WRITE,
-                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (stacks_ == MAP_FAILED) throw std::bad_alloc();
+  if (block_->stacks == nullptr) {
+    block_->stacks = mmap(nullptr, STACK * MAX_THREADS, PROT_READ | PROT_WRITE,
+                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (block_->stacks == MAP_FAILED) throw std::bad_alloc();
   }
-  while (fibers_.size() < count) {
-    Fiber& fiber = *fibers_.emplace_back(std::make_unique<Fiber>());
+  auto& fibers = block_->fibers;
+  while (fibers.size() < count) {
+    Fiber& fiber = *fibers.emplace_back(std::make_unique<Fiber>());
     getcontext(&fiber.start);
-    fiber.start.uc_stack = {static_cast<std::byte*>(stacks_) + (fibers_.size() - 1) * STACK, 0,
-                            STACK};
+    fiber.start.uc_stack = {static_cast<std::byte*>(block_->stacks) + (fibers.size() - 1) * STACK,
+                            0, STACK};
     fiber.start.uc_link = nullptr;
     makecontext(&fiber.start, live, 0);
   }
@@ -141,7 +118,8 @@ __attribute__((noinline)) void Machine::leave() {
 }
 
 void Machine::fail(const std::string& reason) {
-  fibers_.clear();  // They stand in the middle of the kernel: their stacks are given up.
+  // They stand in the middle of the kernel: their stacks are given up.
+  for (const auto& block : blocks_) block->fibers.clear();
   const std::string block = std::to_string(blockIdx.x) + ", " + std::to_string(blockIdx.y) + ", " +
                             std::to_string(blockIdx.z);
   throw std::runtime_error(reason + " (block " + block + ")");
@@ -150,7 +128,7 @@ void Machine::fail(const std::string& reason) {
 std::vector<unsigned> Machine::ready_threads() {
   std::vector<unsigned> threads;
   for (unsigned i = 0; i < num_threads_; ++i) {
-    if (fibers_[i]->state == State::ready) threads.push_back(i);
+    if (block_->fibers[i]->state == State::ready) threads.push_back(i);
   }
   if (seed != 0) std::shuffle(threads.begin(), threads.end(), random_);
   return threads;
@@ -160,7 +138,7 @@ std::string Machine::why_stuck() const {
   std::string finished, waiting;
   std::string first_place;
   for (unsigned i = 0; i < num_threads_; ++i) {
-    const Fiber& fiber = *fibers_[i];
+    const Fiber& fiber = *block_->fibers[i];
     const std::string name = "thread " + std::to_string(i);
     if (fiber.state == State::finished) {
       if (finished.empty()) finished = name + " has returned";
@@ -177,39 +155,76 @@ std::string Machine::why_stuck() const {
 
 // All threads wait at one line: go on together.
 void Machine::release_barrier() {
-  num_true_ = 0;
+  auto& fibers = block_->fibers;
+  block_->num_true = 0;
   for (unsigned i = 0; i < num_threads_; ++i) {
-    const Fiber& fiber = *fibers_[i];
+    const Fiber& fiber = *fibers[i];
     const bool is_here =
-        fiber.state == State::at_barrier && same_line(fiber.meeting.site, fibers_[0]->meeting.site);
+        fiber.state == State::at_barrier && same_line(fiber.meeting.site, fibers[0]->meeting.site);
     if (!is_here) fail(why_stuck());
-    num_true_ += fiber.predicate;
+    block_->num_true += fiber.predicate;
   }
-  for (unsigned i = 0; i < num_threads_; ++i) fibers_[i]->state = State::ready;
+  for (unsigned i = 0; i < num_threads_; ++i) fibers[i]->state = State::ready;
   races().barrier();
 }
 
-void Machine::run_block(const std::function<void()>& body) {
-  body_ = &body;
+// The block of a slot is the one that runs.
+void Machine::select(unsigned slot) {
+  block_ = blocks_[slot].get();
+  blockIdx = block_->index;
+  watch_races(slot);
+}
+
+void Machine::start_block(unsigned slot, unsigned number) {
+  while (blocks_.size() <= slot) blocks_.push_back(std::make_unique<Block>());
+  blocks_[slot]->index = {number % gridDim.x, number / gridDim.x % gridDim.y,
+                          number / (gridDim.x * gridDim.y)};
+  select(slot);
+  block_->is_finished = false;
   make_fibers(num_threads_);
-  std::memset(shared_, UNWRITTEN, dynamic_bytes_);
-  objects_.clear();
-  objects_end_ = dynamic_bytes_;
-  races().start(shared_, sizeof shared_);
+  std::memset(block_->shared, UNWRITTEN, dynamic_bytes_);
+  block_->objects.clear();
+  block_->objects_end = dynamic_bytes_;
+  races().start(block_->shared, sizeof block_->shared);
   for (unsigned i = 0; i < num_threads_; ++i) {
-    fibers_[i]->state = State::ready;
-    fibers_[i]->copies.assign(1, {});
+    block_->fibers[i]->state = State::ready;
+    block_->fibers[i]->copies.assign(1, {});
   }
-  const auto is_finished = [](const auto& fiber) { return fiber->state == State::finished; };
-  const auto last = fibers_.begin() + num_threads_;
-  while (!std::all_of(fibers_.begin(), last, is_finished)) {
-    const std::vector<unsigned> threads = ready_threads();
-    if (threads.empty()) release_barrier();
-    for (const unsigned thread : threads) {
-      enter(thread);
-      if (!error_.empty()) fail(std::exchange(error_, ""));
+}
+
+// Every thread that can goes on to where it next waits; false if all that did only looked again.
+bool Machine::run_round() {
+  const std::vector<unsigned> threads = ready_threads();
+  if (threads.empty()) release_barrier();
+  bool has_gone_on = threads.empty();
+  for (const unsigned thread : threads) {
+    block_->fibers[thread]->is_pausing = false;
+    enter(thread);
+    if (!error_.empty()) fail(std::exchange(error_, ""));
+    has_gone_on = has_gone_on || !current().is_pausing;
+  }
+  if (const std::string race = races().take(); !race.empty()) fail(race);
+  const auto first = block_->fibers.begin();
+  block_->is_finished = std::all_of(first, first + num_threads_, [](const auto& fiber) {
+    return fiber->state == State::finished;
+  });
+  return has_gone_on;
+}
+
+// The blocks of the first slots, in turn, until all of them have ended.
+void Machine::run_resident(unsigned count) {
+  std::vector<unsigned> slots(count);
+  std::iota(slots.begin(), slots.end(), 0u);
+  for (;;) {
+    std::erase_if(slots, [&](unsigned slot) { return blocks_[slot]->is_finished; });
+    if (slots.empty()) return;
+    if (seed != 0) std::shuffle(slots.begin(), slots.end(), random_);
+    bool has_gone_on = false;
+    for (const unsigned slot : slots) {
+      select(slot);
+      has_gone_on = run_round() || has_gone_on;
     }
-    if (const std::string race = races().take(); !race.empty()) fail(race);
+    if (!has_gone_on) fail("thread blocks wait for others, which are not resident or don't come");
   }
 }
 
@@ -217,15 +232,22 @@ void Machine::run(const Shape& shape, const std::function<void()>& body) {
   random_.seed(seed);
   gridDim = shape.grid;
   blockDim = shape.block;
+  body_ = &body;
   num_threads_ = blockDim.x * blockDim.y * blockDim.z;
   dynamic_bytes_ = shape.dynamic_bytes;
-  std::vector<unsigned> blocks(size_t{gridDim.x} * gridDim.y * gridDim.z);
-  std::iota(blocks.begin(), blocks.end(), 0u);
-  if (seed != 0) std::shuffle(blocks.begin(), blocks.end(), random_);
-  for (const unsigned block : blocks) {
-    blockIdx = {block % gridDim.x, block / gridDim.x % gridDim.y, block / (gridDim.x * gridDim.y)};
-    run_block(body);
+  std::vector<unsigned> numbers(size_t{gridDim.x} * gridDim.y * gridDim.z);
+  std::iota(numbers.begin(), numbers.end(), 0u);
+  if (seed != 0) std::shuffle(numbers.begin(), numbers.end(), random_);
+  const auto at_once = static_cast<unsigned>(shape.is_cooperative ? numbers.size() : 1);
+  for (size_t first = 0; first < numbers.size(); first += at_once) {
+    for (unsigned slot = 0; slot < at_once; ++slot) start_block(slot, numbers[first + slot]);
+    run_resident(at_once);
   }
+}
+
+void Machine::pause() {
+  current().is_pausing = true;
+  leave();
 }
 
 unsigned Machine::meet_block(bool predicate, const Site& site) {
@@ -234,7 +256,7 @@ unsigned Machine::meet_block(bool predicate, const Site& site) {
   fiber.meeting = {"__syncthreads", site, 0};
   fiber.state = State::at_barrier;
   leave();
-  return num_true_;
+  return block_->num_true;
 }
 
 bool Machine::all_arrived(const Meeting& meeting) const {
@@ -242,7 +264,7 @@ bool Machine::all_arrived(const Meeting& meeting) const {
   for (unsigned lane = 0; lane < WARP; ++lane) {
     if ((meeting.mask >> lane & 1) == 0) continue;
     if (first + lane >= num_threads_) throw std::runtime_error("a mask names absent threads");
-    const Fiber& other = *fibers_[first + lane];
+    const Fiber& other = *block_->fibers[first + lane];
     if (other.state != State::in_warp) return false;
     const bool meets = other.meeting.mask == meeting.mask &&
                        std::strcmp(other.meeting.what, meeting.what) == 0 &&
@@ -272,7 +294,7 @@ const WarpValues& Machine::meet_warp(const Meeting& meeting, const void* value, 
   const auto values = std::make_shared<WarpValues>();
   for (unsigned i = 0; i < WARP; ++i) {
     if ((meeting.mask >> i & 1) == 0) continue;
-    Fiber& other = *fibers_[first + i];
+    Fiber& other = *block_->fibers[first + i];
     std::memcpy(values->bytes[i], other.given, size);
     other.received = values;
     other.state = State::ready;
@@ -281,12 +303,13 @@ const WarpValues& Machine::meet_warp(const Meeting& meeting, const void* value, 
 }
 
 void* Machine::block_object(const void* key, size_t size, size_t alignment) {
-  void*& place = objects_[key];
+  void*& place = block_->objects[key];
+  size_t& end = block_->objects_end;
   if (place == nullptr) {
-    objects_end_ = (objects_end_ + alignment - 1) / alignment * alignment;
-    place = shared_ + objects_end_;
-    objects_end_ += size;
-    if (objects_end_ > MAX_SHARED) throw std::runtime_error("too much shared memory is asked for");
+    end = (end + alignment - 1) / alignment * alignment;
+    place = block_->shared + end;
+    end += size;
+    if (end > MAX_SHARED) throw std::runtime_error("too much shared memory is asked for");
     std::memset(place, UNWRITTEN, size);
   }
   return place;
@@ -304,6 +327,10 @@ const WarpValues& meet_warp(const Meeting& meeting, const void* value, size_t si
 
 unsigned lane() {
   return machine().thread() % WARP;
+}
+
+void pause() {
+  machine().pause();
 }
 
 void* dynamic_shared() {

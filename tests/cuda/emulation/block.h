@@ -1,5 +1,6 @@
 // A block of threads on one CPU thread: each runs as a fiber up to the next point where threads
-// meet (a barrier, an exchange in a warp), in order or in an order shuffled by a seed.
+// meet (a barrier, an exchange in a warp), in order or in an order shuffled by a seed. Blocks run one
+// after the other, or, in a cooperative launch, in turn, so that they may wait for each other.
 #pragma once
 
 #include <array>
@@ -54,6 +55,9 @@ std::array<Value, WARP> exchange(const Meeting& meeting, const Value& value) {
 
 unsigned lane();
 
+// Lets all others that can go on do so: what a thread calls that looks again and again.
+void pause();
+
 // Shared memory, filled with NaN when a block starts: what a launch asked for, and an object that
 // is the same for all threads that name it by this key.
 void* dynamic_shared();
@@ -73,9 +77,10 @@ void wait_for_copies(unsigned groups_left);
 struct Shape {
   dim3 grid, block;
   size_t dynamic_bytes;
+  bool is_cooperative = false;
 };
 
-// Runs a grid, block after block; throws std::runtime_error if threads do not meet, or race.
+// Runs a grid; throws std::runtime_error if threads do not meet, race, or wait for ever.
 void run(const Shape& shape, const std::function<void()>& body);
 
 // 0: threads and blocks run in order; else in an order shuffled by the seed.

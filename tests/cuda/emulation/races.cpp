@@ -1,13 +1,33 @@
 #include "races.h"
 
+#include <vector>
+
 #include "block.h"
 
 namespace emulation {
 
-// Never destroyed, and nor are the bytes below: watched code runs until the process has ended.
+namespace {
+
+// Never destroyed: watched code runs until the process has ended.
+std::vector<Races*>& slots() {
+  static auto* const the_slots = new std::vector<Races*>{new Races};
+  return *the_slots;
+}
+
+Races* watched = nullptr;
+
+}  // namespace
+
+Races::Races() : bytes_(new Byte[MAX_SHARED]) {}
+
 Races& races() {
-  static Races* const the_races = new Races;
-  return *the_races;
+  if (watched == nullptr) watch_races(0);
+  return *watched;
+}
+
+void watch_races(unsigned slot) {
+  while (slots().size() <= slot) slots().push_back(new Races);
+  watched = slots()[slot];
 }
 
 void Races::start(const std::byte* memory, size_t size) {
@@ -35,9 +55,8 @@ void Races::remember(Access& access, unsigned thread) const {
 void Races::access(const void* address, size_t size, bool is_write, unsigned thread) {
   const auto offset = static_cast<size_t>(static_cast<const std::byte*>(address) - memory_);
   if (memory_ == nullptr || offset >= size_) return;
-  static Byte* const bytes = new Byte[MAX_SHARED];
   for (size_t i = offset; i < offset + size; ++i) {
-    Byte& byte = bytes[i];
+    Byte& byte = bytes_[i];
     const bool races_write = !is_ordered(byte.written, thread);
     const bool races_read = is_write && !is_ordered(byte.read, thread);
     if ((races_write || races_read) && found_.empty()) {

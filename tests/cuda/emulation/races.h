@@ -10,6 +10,7 @@ namespace emulation {
 
 class Races {
  public:
+  Races();
   // A block starts on this memory: everything before is forgotten.
   void start(const std::byte* memory, size_t size);
   void barrier() { ++block_epoch_; }
@@ -31,6 +32,7 @@ class Races {
   bool is_ordered(const Access& earlier, unsigned thread) const;
   void remember(Access& access, unsigned thread) const;
 
+  Byte* const bytes_;
   const std::byte* memory_ = nullptr;
   size_t size_ = 0;
   uint32_t block_epoch_ = 0;
@@ -38,6 +40,8 @@ class Races {
   std::string found_;
 };
 
+// Of the thread block that runs: the one in this slot.
 Races& races();
+void watch_races(unsigned slot);
 
 }  // namespace emulation

@@ -12,6 +12,7 @@ enum cudaError_t {
   cudaErrorInvalidValue = 1,
   cudaErrorInvalidConfiguration = 9,
   cudaErrorLaunchFailure = 719,
+  cudaErrorCooperativeLaunchTooLarge = 720,
 };
 enum cudaFuncAttribute {
   cudaFuncAttributeMaxDynamicSharedMemorySize = 8,
@@ -25,7 +26,13 @@ enum cudaDeviceAttr {
 struct EmulatedStream;
 using cudaStream_t = EmulatedStream*;
 
-struct cudaLaunchAttribute;
+enum cudaLaunchAttributeID { cudaLaunchAttributeCooperative = 2 };
+struct cudaLaunchAttribute {
+  cudaLaunchAttributeID id;
+  union {
+    int cooperative;
+  } val;
+};
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
   size_t dynamicSmemBytes;
@@ -39,6 +46,7 @@ namespace emulation {
 inline std::string last_failure;
 inline std::map<const void*, size_t> asked_shared;  // by kernel: more than the default
 constexpr int NUM_MULTIPROCESSORS = 2;              // few, so that small cases have long loops
+constexpr int RESIDENT = 2;                         // thread blocks of each
 
 inline cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel,
                           const std::function<void()>& body) {
@@ -50,8 +58,12 @@ inline cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel,
       config.dynamicSmemBytes > limit) {
     return cudaErrorInvalidConfiguration;
   }
+  const bool is_cooperative = config.numAttrs > 0 && config.attrs->val.cooperative != 0;
+  if (is_cooperative && blocks > NUM_MULTIPROCESSORS * RESIDENT) {
+    return cudaErrorCooperativeLaunchTooLarge;
+  }
   try {
-    run({grid, block, config.dynamicSmemBytes}, body);
+    run({grid, block, config.dynamicSmemBytes, is_cooperative}, body);
   } catch (const std::exception& error) {
     last_failure = error.what();
     return cudaErrorLaunchFailure;
@@ -120,6 +132,8 @@ inline const char* cudaGetErrorString(cudaError_t error) {
       return "invalid argument";
     case cudaErrorInvalidConfiguration:
       return "invalid configuration argument";
+    case cudaErrorCooperativeLaunchTooLarge:
+      return "too many blocks in cooperative launch";
     case cudaErrorLaunchFailure:
       return emulation::last_failure.c_str();
   }
