@@ -52,8 +52,8 @@ template <int ROWS>
   constexpr int CHAINS = ROWS == 1 ? 4 : ROWS <= 4 ? 2 : 1;  // few would wait for their latency
   const __m512i codebook =
       _mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(weight.codebook)));
-  const uint8_t* quarters[4];
-  for (int i = 0; i < 4; ++i) quarters[i] = weight.codes + 4 * i * weight.row_bytes;
+  EvenRows rows{{}, weight.row_bytes};
+  for (int i = 0; i < 4; ++i) rows.quarters[i] = weight.codes + 4 * i * weight.row_bytes;
   const float* scales = weight.scales;
   __m512 totals[ROWS];
   for (auto& total : totals) total = _mm512_setzero_ps();
@@ -62,8 +62,8 @@ template <int ROWS>
     for (auto& row : dots) std::fill(row, row + CHAINS, _mm512_setzero_ps());
     for (int64_t depth = 0; depth < weight.step; depth += 32) {
       Words words[4];
-      gather_words([&](int row) { return quarters[row / 4] + row % 4 * weight.row_bytes; }, words);
-      for (const uint8_t*& quarter : quarters) quarter += 16;
+      gather_words(rows, words);
+      for (const uint8_t*& quarter : rows.quarters) quarter += 16;
 #pragma GCC unroll 4
       for (int w = 0; w < 4; ++w) {
 #pragma GCC unroll 4
