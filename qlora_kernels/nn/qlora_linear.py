@@ -295,4 +295,6 @@ _FACTS = (
 def _parts(layer: QLoRALinear) -> tuple[Any, ...]:
     """All that `_without_norm` reads and anybody may replace."""
     held = {**layer._parameters, **layer._buffers, **layer.__dict__}
-    return tuple(map(held.__getitem__, (*_TENSORS, *_FACTS)))
+    names = (*_TENSORS, *_FACTS)
+    # A parametrized tensor is a property, made anew each time.
+    return tuple([held[name] if name in held else getattr(layer, name) for name in names])

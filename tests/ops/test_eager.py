@@ -115,3 +115,46 @@ def test_tensors_that_a_hook_moved_are_used():
     with torch.autograd.graph.saved_tensors_hooks(lambda t: t.detach().clone(), lambda t: t):
         moved = outputs_and_gradients(eager.run, x, [layer])
     assert all(map(torch.equal, moved, outputs_and_gradients(eager.run, x, [layer])))
+
+
+def test_gradients_in_a_batch_are_those_one_by_one():
+    """torch maps the backward over a batch of dy, whose parts have no memory of their own."""
+    x, layer = made(CASES[0])
+    y = eager.run(x, [layer])[0]
+    dys = torch.randn(3, *y.shape)
+    leaves = (x, layer.adapter.a, layer.adapter.b)
+    each = [torch.autograd.grad(y, leaves, dy, retain_graph=True) for dy in dys]
+    batched = torch.autograd.grad(y, leaves, dys, is_grads_batched=True)
+    expected = [torch.stack(one) for one in zip(*each, strict=True)]
+    assert all(map(torch.equal, expected, batched))
+
+
+def test_signs_that_torch_only_noted_count():
+    """The imaginary part of a conjugate is a view whose memory has the other sign."""
+    x, layer = made(CASES[0])
+    a, b = layer.adapter.a.detach(), layer.adapter.b.detach()
+    negative = replace(layer, adapter=replace(layer.adapter, a=torch._neg_view(a), b=b))
+    expected = replace(layer, adapter=replace(layer.adapter, a=-a, b=b))
+    assert torch.equal(
+        qk.qlora_linear(x, layer.base, negative.adapter),
+        qk.qlora_linear(x, layer.base, expected.adapter),
+    )
+    y = eager.run(x, [layer])[0]
+    ones = torch.ones_like(y)
+    [dx] = torch.autograd.grad(y, x, torch._neg_view(ones), retain_graph=True)
+    assert torch.equal(dx, torch.autograd.grad(y, x, -ones)[0])
+
+
+def test_who_watches_backward_alone_sees_the_operator():
+    x, layer = made(CASES[0])
+    y = eager.run(x, [layer])[0]
+    with Names() as names:
+        y.sum().backward()
+    assert "qlora_kernels.qlora_linear_backward.default" in names.seen
+
+
+def test_a_weight_of_other_dimensions_is_refused():
+    p = linear_problem(CASES[2], torch.float32)
+    q = replace(p.q, shape=torch.Size((48, 1, 64)))
+    with pytest.raises(qk.InputError, match=r"q should be \[n, k\]"):
+        qk.qlora_linear(p.x, q)

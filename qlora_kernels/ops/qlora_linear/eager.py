@@ -20,7 +20,7 @@ from qlora_kernels.formats import QuantizedTensor
 from qlora_kernels.native import telling_stale
 from qlora_kernels.ops.qlora_linear import native_kernel
 from qlora_kernels.ops.qlora_linear.call import Layer, Needs
-from qlora_kernels.ops.qlora_linear.operator import kernel_gradients
+from qlora_kernels.ops.qlora_linear.operator import run_backward
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -58,19 +58,37 @@ def _nobody_watches() -> bool:
 def _takes(x: torch.Tensor, layers: Sequence[Layer]) -> bool:
     """Plain tensors on the CPU, a quantized base, no magnitude, and a backend that may be ours."""
     return (
-        dispatch.may_run(native_kernel.BACKEND)
-        and type(x) in _PLAIN
+        _may_run()
+        and _is_plain(x)
+        and x.layout is torch.strided
         and x.dtype in _DTYPES
         and x.is_cpu
-        and not x.is_neg()
         and x.numel() > 0
-        and all(map(_is_plain, layers))
+        and all(map(_takes_layer, layers))
     )
 
 
-def _is_plain(layer: Layer) -> bool:
+def _may_run() -> bool:
+    return dispatch.may_run(native_kernel.BACKEND)
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Neither a subclass nor one whose sign is only noted."""
+    return type(tensor) in _PLAIN and not tensor.is_neg()
+
+
+def _has_values(dy: torch.Tensor) -> bool:
+    """Whether a gradient's values lie in memory: those of is_grads_batched=True, or known to be
+    zero, do not.
+    """
+    return _is_plain(dy) and torch._C._has_storage(dy) and not dy._is_zerotensor()
+
+
+def _takes_layer(layer: Layer) -> bool:
     base = layer.base
-    if not isinstance(base, QuantizedTensor) or layer.output_scale is not None:
+    if not isinstance(base, QuantizedTensor) or len(base.shape) != 2:
+        return False
+    if layer.output_scale is not None:
         return False
     if not native.knows(base):
         base.check("qlora_linear")
@@ -78,7 +96,9 @@ def _is_plain(layer: Layer) -> bool:
         layer.adapter.check("qlora_linear")
     if layer.bias is not None and layer.bias.dtype not in _DTYPES:
         return False
-    return all(t is None or type(t) in _PLAIN for t in (*layer.tensors, layer.bias))
+    if not all(t is None or type(t) in _PLAIN for t in layer.tensors):
+        return False
+    return all(t is None or _is_plain(t) for t in _trained(layer))
 
 
 def _trained(layer: Layer) -> tuple[torch.Tensor | None, ...]:
@@ -111,13 +131,11 @@ class _Eager(torch.autograd.Function):
     def backward(ctx: Any, *dys: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, *tensors = ctx.saved_tensors  # torch refuses here what has changed since forward
         layers = _saved_layers(ctx, tensors)
-        unscaled = [None] * len(dys)
-        if dispatch.may_run(native_kernel.BACKEND):
+        if _nobody_watches() and all(map(_has_values, dys)) and _may_run():
+            unscaled = [None] * len(dys)
             gradients = native_kernel.backward_group(dys, x, layers, ctx.wanted, unscaled)
-        else:  # another one is forced since forward
-            rows = [dy.reshape(-1, dy.shape[-1]) for dy in dys]
-            flat = x.reshape(-1, x.shape[-1])
-            gradients = kernel_gradients(rows, flat, layers, ctx.wanted, unscaled)
+        else:  # somebody watches, or has forced another backend, since forward
+            gradients = run_backward(dys, x, layers, ctx.wanted)
         dx = gradients[0].x
         parts = [None, None if dx is None else dx.view(x.shape)]
         for g, dtype in zip(gradients, ctx.bias_dtypes, strict=True):

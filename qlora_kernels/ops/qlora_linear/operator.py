@@ -237,3 +237,18 @@ _BACKWARD = {count: backward for count, (_, backward) in _OPERATORS.items()}
 def run(x: torch.Tensor, layers: Sequence[Layer]) -> tuple[torch.Tensor, ...]:
     """y [..., n_i] of each layer, through torch's dispatcher."""
     return _FORWARD[len(layers)](x, *(part for layer in layers for part in layer.flatten()))
+
+
+def run_backward(
+    dys: Sequence[torch.Tensor], x: torch.Tensor, layers: Sequence[Layer], needs: Sequence[Needs]
+) -> list[Gradients]:
+    """Of layers without output scales, through torch's dispatcher; the first one's `x` is the sum
+    over the layers.
+    """
+    wanted = [Wanted(need.a, need.b, need.output_scale, need.bias) for need in needs]
+    flags = [needs[0].x, *(flag for want in wanted for flag in want)]
+    flat = (part for layer in layers for part in layer.flatten())
+    parts = _BACKWARD[len(dys)](*dys, *(None for _ in dys), x, *flat, flags)
+    dx, *rest = (part if flag else None for part, flag in zip(parts, flags, strict=True))
+    each = [dict(zip(Wanted._fields, rest[i : i + 4], strict=True)) for i in range(0, len(rest), 4)]
+    return [Gradients(x=None if i else dx, **own) for i, own in enumerate(each)]
