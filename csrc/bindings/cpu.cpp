@@ -77,7 +77,7 @@ void quantize_scales(py::handle absmax, float offset, const Tables& tables, py::
 
 void dequantize(Weight& weight, py::handle out, int num_threads) {
   const TensorView target = view(out, "out");
-  const WeightView& source = weight.current();
+  const WeightView source = weight.current();  // another thread may read it anew
   const int64_t n = source.n, k = source.k;
   if (target.size() != n * k) target.expect_shape({n, k});
   const OutputView values{target.data, target.floating(), n, k};

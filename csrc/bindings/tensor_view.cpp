@@ -174,6 +174,7 @@ TensorView view(py::handle tensor, const char* name) {
   }
   result.data = PyLong_AsVoidPtr(data_ptr.call(tensor).ptr());
   if (PyErr_Occurred() != nullptr) throw py::error_already_set();
+  if (result.data == nullptr && result.size() > 0) refuse(name, "in memory", "freed");
   return result;
 }
 

@@ -57,7 +57,8 @@ inline void decode_scales(const WeightView& weight, int64_t first, int64_t count
   for (int64_t i = 0; i < count; ++i) scales[i] = weight.scale_at(first + i * BLOCK_CODES);
 }
 
-// sums[i * TILE_COLUMNS] += factor * <x[i], W[n]>, over the places of x.
+// sums[i * TILE_COLUMNS] += factor * <x[i], W[n]>, over the places of x. The factor multiplies
+// each block: without it, the sum of words could leave the range of floats.
 template <int ROWS, class Blocks>
 inline void add_block_dots(const WeightView& weight, const Blocks& blocks, int64_t n,
                            const FewRows& x, float factor, float* sums) {
@@ -73,7 +74,7 @@ inline void add_block_dots(const WeightView& weight, const Blocks& blocks, int64
     for (int row = 0; row < ROWS; ++row) {
       const float* own = x.scales + row * num_blocks + first;
       for (int64_t i = 0; i < count; ++i)
-        scales[row][i] = scales[ROWS][i] * (x.has_words() ? own[i] : 1.0f);
+        scales[row][i] = scales[ROWS][i] * (x.has_words() ? own[i] * factor : 1.0f);
     }
     for (int64_t i = 0; i < count; ++i, codes += BLOCK_CODES / 2, values += BLOCK_CODES) {
       BlockSum dots[ROWS];
@@ -84,7 +85,7 @@ inline void add_block_dots(const WeightView& weight, const Blocks& blocks, int64
       }
     }
   }
-  for (int row = 0; row < ROWS; ++row) sums[row * TILE_COLUMNS] += factor * total(totals[row]);
+  for (int row = 0; row < ROWS; ++row) sums[row * TILE_COLUMNS] += total(totals[row]);
 }
 
 // sums[i][c] += <x[i], W[column + c]> for the columns of a strip, in blocks of codes.

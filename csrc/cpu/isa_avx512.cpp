@@ -15,15 +15,17 @@ bool has_avx512() {
 }
 
 #ifdef QLORA_EMULATION  // tests/native/emulation stands for the instructions
-constexpr bool IS_EMULATED = true;
-#else
-constexpr bool IS_EMULATED = false;
-#endif
+bool emulates_bf16 = true;
 
 bool has_bf16() {
-  static const bool found = IS_EMULATED || __builtin_cpu_supports("avx512bf16");
+  return emulates_bf16;
+}
+#else
+bool has_bf16() {
+  static const bool found = __builtin_cpu_supports("avx512bf16");
   return found;
 }
+#endif
 }  // namespace
 }  // namespace qlora::cpu
 

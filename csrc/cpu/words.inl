@@ -28,7 +28,7 @@ inline uint32_t largest_magnitude(const float* block) {
 // Blocks of a row as words in the places where WordBlocks reads them, and the scale of each block.
 // Returns 1, or 0 if a value is not finite or a block too small for a scale.
 inline float place_words(const float* row, int64_t num_blocks, int16_t* words, float* scales) {
-  constexpr float SMALLEST = 1e-30f;     // its reciprocal, times a word, is a float yet
+  constexpr float SMALLEST = 1e-20f;     // its scale, times those of a weight, is a float yet
   constexpr float TO_WHOLE = 0x1.8p23f;  // a sum with it has whole numbers in its lowest bits
   for (int64_t block = 0; block < num_blocks; ++block, row += BLOCK_CODES, words += BLOCK_CODES) {
     const float largest = float_of(largest_magnitude(row));

@@ -19,9 +19,18 @@ if os.environ.get("QLORA_SANITIZE"):
     FLAGS += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g1"]
 
 
+def kernels(with_bf16: bool = True) -> int:
+    """The address of the emulated kernels; `use_kernels` of the native module takes it.
+
+    with_bf16: whether the machine that they think they run on multiplies pairs of bf16 values.
+    """
+    address_of = _library().emulated_kernels
+    address_of.argtypes, address_of.restype = [ctypes.c_bool], ctypes.c_void_p
+    return int(address_of(with_bf16))
+
+
 @cache
-def kernels() -> int:
-    """The address of the emulated kernels; `use_kernels` of the native module takes it."""
+def _library() -> ctypes.CDLL:
     library = ROOT / "build/emulation" / f"avx512-{_digest()}.so"
     if not library.exists():
         library.parent.mkdir(parents=True, exist_ok=True)
@@ -30,9 +39,7 @@ def kernels() -> int:
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         unfinished.rename(library)
-    address_of = ctypes.CDLL(str(library)).emulated_kernels
-    address_of.restype = ctypes.c_void_p
-    return int(address_of())
+    return ctypes.CDLL(str(library))
 
 
 def _digest() -> str:

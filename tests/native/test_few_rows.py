@@ -40,3 +40,13 @@ def test_values_that_no_whole_number_stands_for(isa: str, value: float):
     y = product(x, q)
     torch.testing.assert_close(y, product(x, q, "reference"), equal_nan=True)
     assert (y[1] == 0).all()
+
+
+@pytest.mark.parametrize("size", [1e36, 1e-18, 1e-25])
+def test_sums_of_whole_numbers_stay_in_the_range_of_floats(isa: str, size: float):
+    q = qk.quantize(torch.randn(20, K) * 1e-3)
+    x = (torch.randn(2, K) * size).bfloat16()
+    y = product(x, q)
+    truth = x.double() @ qk.dequantize(q, torch.float32).double().T
+    assert y.isfinite().all()
+    assert (y.double() - truth).norm() < torch.finfo(x.dtype).eps * truth.norm()

@@ -153,6 +153,17 @@ def test_who_watches_backward_alone_sees_the_operator():
     assert "qlora_kernels.qlora_linear_backward.default" in names.seen
 
 
+def test_memory_that_was_freed_is_told():
+    """Sharding frees what it gathered; a tensor of zeros may have no memory at all."""
+    p = linear_problem(CASES[2], torch.float32)
+    zeros = torch._efficientzerotensor(p.x.shape)
+    assert torch.equal(qk.qlora_linear(zeros, p.q), torch.zeros(3, 48))
+    q = replace(p.q, codes=p.q.codes.clone())
+    q.codes.untyped_storage().resize_(0)
+    with pytest.raises(ValueError, match="codes: should be in memory, was freed"):
+        qk.qlora_linear(p.x, q)
+
+
 def test_a_weight_of_other_dimensions_is_refused():
     p = linear_problem(CASES[2], torch.float32)
     q = replace(p.q, shape=torch.Size((48, 1, 64)))
