@@ -3,6 +3,7 @@
 import argparse
 import os
 import platform
+import sys
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
@@ -57,6 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
     place = _place(arguments, stages)
     _say(place, "environment", _environment())
     packages = carried_packages(place)
+    if packages is not None:
+        sys.path.append(str(packages))  # pybind11 or xdist may be among them: stages ask
     place = replace(place, variables=variables(place.rehearses, packages))
     if "build" in stages:
         for line in build(place):

@@ -200,22 +200,30 @@ int adamw_thread_blocks() {
 
 namespace {
 
-unsigned grid_of(const AdamWTask& task) {
+unsigned grid_of(const AdamWTask& task, int resident) {
   const int64_t wanted = (task.num_blocks + NUM_WARPS - 1) / NUM_WARPS;
-  const int64_t resident = adamw_thread_blocks();
-  return static_cast<unsigned>(std::min(std::max(wanted, int64_t{1}), resident));
+  return static_cast<unsigned>(std::clamp(wanted, int64_t{1}, int64_t{resident}));
+}
+
+// Of the step's kernel: fewer under a tool that takes registers or memory of its own.
+int resident_blocks() {
+  int of_multiprocessor = 0;
+  check("adamw_step", cudaOccupancyMaxActiveBlocksPerMultiprocessor(
+                          &of_multiprocessor, adamw_kernel, THREADS, sizeof(Shared)));
+  return num_multiprocessors("adamw_step") * std::clamp(of_multiprocessor, 1, RESIDENT);
 }
 
 }  // namespace
 
 void adamw_step(const AdamWTask& task, cudaStream_t stream) {
-  Launch how{"adamw_step", grid_of(task), THREADS, sizeof(Shared), stream};
+  Launch how{"adamw_step", grid_of(task, resident_blocks()), THREADS, sizeof(Shared), stream};
   how.is_cooperative = task.guard.partial != nullptr;
   launch(how, adamw_kernel, task);
 }
 
 void squared_norm(const AdamWTask& task, double* squares, cudaStream_t stream) {
-  launch({"gradient_gate", grid_of(task), THREADS, 0, stream}, squares_kernel, task, squares);
+  launch({"gradient_gate", grid_of(task, adamw_thread_blocks()), THREADS, 0, stream},
+         squares_kernel, task, squares);
 }
 
 }  // namespace qlora::cuda

@@ -77,7 +77,7 @@ struct AdamWTask {
   AdamWGuard guard;    // decides these itself and counts the steps that it takes
 };
 
-// How many that are resident together take a step.
+// The most that take a step, on the current device.
 int adamw_thread_blocks();
 
 void adamw_step(const AdamWTask& task, cudaStream_t stream);

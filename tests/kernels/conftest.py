@@ -20,6 +20,7 @@ DRIVER = "test_interpreted.py"
 NO_KERNEL = (
     "test_permutes.py",
     "test_plan.py",
+    "test_sizes_of_one.py",
     "test_tuned.py",
 )  # run no kernel, so they run everywhere
 

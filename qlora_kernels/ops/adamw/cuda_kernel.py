@@ -47,12 +47,10 @@ def guarded_step(
 ) -> Gate:
     """What the gradients say, the step, and its count: one launch, whose blocks meet half way."""
     device = segments[0].device
-    partial = torch.empty(
-        cuda_module.kernels().adamw_thread_blocks(), dtype=torch.float64, device=device
-    )
     found = torch.empty(3, device=device)
     given = [None if t is None else t.to(device, torch.float32) for t in guard[1:]]
     with cuda_module.stream_of(found) as stream:
+        partial = _partial(device)
         places = [0 if t is None else t.data_ptr() for t in given]
         places += [partial.data_ptr(), arrivals(1, device, stream).data_ptr(), found.data_ptr()]
         max_norm = inf if guard.max_norm is None else guard.max_norm
@@ -69,14 +67,20 @@ def squared_norm(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
         for gradient, start in zip(gradients, accumulate(blocks, initial=0), strict=False)
         for dtype in (PARAMETER_DTYPES.index(gradient.dtype),)
     ]
-    module = cuda_module.kernels()
-    partial = torch.empty(module.adamw_thread_blocks() + 1, dtype=torch.float64, device=device)
-    with cuda_module.stream_of(partial) as stream:
+    squared = torch.empty((), dtype=torch.float64, device=device)
+    with cuda_module.stream_of(squared) as stream:
+        partial = _partial(device)
         shared = [partial.data_ptr(), arrivals(1, device, stream).data_ptr()]
         table = on_device(rows, torch.int64, device)
-        places = [table.data_ptr(), *shared, partial[-1].data_ptr()]
-        module.squared_norm(places, len(rows), sum(blocks), stream)
-    return partial[-1]
+        places = [table.data_ptr(), *shared, squared.data_ptr()]
+        cuda_module.kernels().squared_norm(places, len(rows), sum(blocks), stream)
+    return squared
+
+
+def _partial(device: torch.device) -> torch.Tensor:
+    """A sum of each thread block; CUDA tells their number of the current device."""
+    blocks = cuda_module.kernels().adamw_thread_blocks()
+    return torch.empty(blocks, dtype=torch.float64, device=device)
 
 
 def _launch(

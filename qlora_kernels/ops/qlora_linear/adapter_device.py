@@ -84,7 +84,7 @@ def sum_shares_kernel(
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK,), tl.float32)
     for split in range(SPLITS):
-        total += tl.load(partial + split * count.to(tl.int64) + i, mask=i < count, other=0.0)
+        total += tl.load(partial + tl.cast(count, tl.int64) * split + i, mask=i < count, other=0.0)
     total *= scaling
     if MASKED:
         total *= kept(i, seed, threshold, keep)

@@ -83,7 +83,7 @@ def block_errors(
         error = x - nearest * ratio[:, None]
         square = error * error
         if WEIGHTED:
-            at = (column[:, None] + (lane + start)[None, :]) % columns.to(tl.uint32)
+            at = (column[:, None] + (lane + start)[None, :]) % tl.cast(columns, tl.uint32)
             square *= tl.load(importance + at, mask=inside, other=0.0)
         sums += tl.where(inside, square, 0.0)
     quarters = tl.sum(sums.reshape(ROWS, 2, NUM_SUMS // 2), axis=1)
