@@ -14,7 +14,6 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cache, partial
-from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 
@@ -93,11 +92,18 @@ def plans() -> dict[str, str]:
 
 @cache
 def _key() -> str:
-    facts = [torch.__version__, version("triton"), _sources()]
+    facts = [torch.__version__, triton_version(), _sources()]
     if torch.cuda.is_available():
         driver = torch._C._cuda_getDriverVersion()  # type: ignore[attr-defined]
         facts += [torch.cuda.get_device_name(), str(driver)]
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
+
+
+def triton_version() -> str:
+    """Of what is imported: its package has other names in some vendors' containers."""
+    import triton
+
+    return str(triton.__version__)
 
 
 def _sources() -> str:

@@ -75,7 +75,7 @@ def test_a_corrupt_file_is_one_warning(text: str):
 
 def test_a_file_is_of_one_machine_and_of_these_kernels(monkeypatch: pytest.MonkeyPatch):
     first = tuned.file()
-    for change in ("_sources", "version"):
+    for change in ("_sources", "triton_version"):
         tuned._key.cache_clear()
         with monkeypatch.context() as patch:
             patch.setattr(tuned, change, lambda *_: "other")
