@@ -32,16 +32,21 @@ class KeptLinear:
         if kept is not None and all(map(is_, parts, kept[0])):
             return kept[1]
         linear = make()
-        tensors = [part for part in parts if isinstance(part, torch.Tensor)]
-        self._kept = (parts, linear) if self._came_before(tensors) else None
-        self._seen = [ref(tensor) for tensor in tensors]
+        tensors = _tensors(parts)
+        before = [known() for known in self._seen] if kept is None else _tensors(kept[0])
+        if len(before) == len(tensors) and all(map(is_, before, tensors)):
+            self._kept, self._seen = (parts, linear), ()
+        else:
+            self._kept, self._seen = None, [ref(tensor) for tensor in tensors]
         return linear
 
-    def _came_before(self, tensors: Sequence[torch.Tensor]) -> bool:
-        seen = self._seen
-        return len(seen) == len(tensors) and all(
-            known() is tensor for known, tensor in zip(seen, tensors, strict=True)
-        )
+    def forget(self) -> None:
+        """Refer to no tensor, as torch wants it of those that it swaps for others."""
+        self._kept, self._seen = None, ()
 
     def __reduce__(self) -> tuple[type["KeptLinear"], tuple[()]]:
         return KeptLinear, ()
+
+
+def _tensors(parts: tuple[Any, ...]) -> list[torch.Tensor]:
+    return [part for part in parts if isinstance(part, torch.Tensor)]

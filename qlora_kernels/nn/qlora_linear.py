@@ -220,6 +220,7 @@ class QLoRALinear(nn.Linear):
         castable = [self.weight]
         if self.bias is not None and not self.bias.requires_grad:
             castable.append(self.bias)
+        self.kept_linear.forget()
         result = super()._apply(casting_only(fn, castable), recurse)  # type: ignore[no-untyped-call]
         if self.format == "none":
             self.weight_dtype = self.weight.dtype
@@ -227,6 +228,7 @@ class QLoRALinear(nn.Linear):
         return result
 
     def _load_from_state_dict(self, *arguments: Any, **named: Any) -> None:
+        self.kept_linear.forget()
         super()._load_from_state_dict(*arguments, **named)
         self.column_norm.forget()
 

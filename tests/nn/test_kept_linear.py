@@ -42,6 +42,21 @@ def test_memory_of_parts_that_come_and_go_is_free(layer: QLoRALinear):
         assert gathered() is None
 
 
+@pytest.mark.parametrize("calls", [1, 3])
+def test_torch_may_swap_the_parameters(layer: QLoRALinear, calls: int):
+    """torch swaps only tensors that nobody refers to weakly."""
+    layer.requires_grad_(False)
+    for _ in range(calls):
+        expected = layer(X)
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        layer.to(torch.bfloat16)
+        layer.load_state_dict(layer.state_dict())
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
+    assert layer(X).sub(expected).norm() < 0.01 * expected.norm()  # its bias is bfloat16
+
+
 def test_a_parametrized_factor_counts_at_each_call(layer: QLoRALinear):
     class Double(nn.Module):
         def forward(self, value: torch.Tensor) -> torch.Tensor:
