@@ -8,8 +8,9 @@ PYTEST_FLAGS ?=
 
 DEMO := .venv/bin/python
 TEST := .venv-test/bin/python
-# One thread in each process: teams of threads on the same cores spend their time waiting.
-PYTEST := OMP_NUM_THREADS=1 $(TEST) -m pytest -n auto --maxprocesses 4 --dist loadfile
+# One thread in each process: teams of threads on the same cores spend their time waiting. In the
+# order of folders: the files with the fewest tests, which would come last, take longest.
+PYTEST := OMP_NUM_THREADS=1 $(TEST) -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 BUILT_FROM := pyproject.toml setup.py $(shell find csrc -type f)
 
 .PHONY: help demo demo-compare doctor-bench bench-gate test test-full kernels-report cuda gpu sanitize lint check-machine clean

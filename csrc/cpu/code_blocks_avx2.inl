@@ -2,6 +2,8 @@
 // of what they stand for. Unpacking the bytes leaves the values in another order, in which x must
 // lie too: `place` says where.
 
+constexpr bool WALKS_BLOCKS = true;
+
 using BlockSum = float __attribute__((vector_size(32)));
 
 inline BlockSum add_scaled(BlockSum sum, BlockSum block, float scale) {

@@ -1,5 +1,11 @@
 // Blocks of BLOCK_CODES codes times rows of x, value by value, where there are no byte shuffles.
 
+#ifdef QLORA_EMULATION
+constexpr bool WALKS_BLOCKS = true;  // they stand for the shuffles
+#else
+constexpr bool WALKS_BLOCKS = false;  // rows of values are faster
+#endif
+
 using BlockSum = float;
 
 inline BlockSum add_scaled(BlockSum sum, BlockSum block, float scale) {

@@ -1,9 +1,9 @@
 // A few rows of x and a block of codes at a time, by byte shuffles; and the adapter's products with
 // few rows, which need no packing either.
 
-// Whether rows of W are whole blocks of BLOCK_CODES codes of one scale.
+// Whether rows of W are whole blocks of BLOCK_CODES codes of one scale, and walked as such.
 inline bool takes_code_blocks(const WeightView& weight) {
-  return weight.codebook != nullptr && weight.k % BLOCK_CODES == 0 &&
+  return WALKS_BLOCKS && weight.codebook != nullptr && weight.k % BLOCK_CODES == 0 &&
          weight.block_size() >= BLOCK_CODES;
 }
 
@@ -39,7 +39,8 @@ struct FewRows {
     const float* source = rows + row * k;
     if (has_words()) {
       const int64_t num_blocks = k / BLOCK_CODES;
-      is_exact[row] = place_words(source, num_blocks, words() + row * k, scales + row * num_blocks);
+      is_exact[row] = place_words(source, num_blocks, least_fine_word(type), words() + row * k,
+                                  scales + row * num_blocks);
       return;
     }
     for (int64_t i = 0; i < k / BLOCK_CODES * BLOCK_CODES; ++i) {

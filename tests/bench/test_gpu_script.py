@@ -29,7 +29,8 @@ TESTS = [
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # what it runs is nobody's worker
     return Place(tmp_path, REHEARSAL, monotonic() + 100)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -50,6 +51,7 @@ def run(tmp_path: Path, monkeypatch, capsys) -> Run:
         (tmp_path / f"{name}.py").write_text(source)
         arguments = [f"{name}.py", str(TINY), str(text), str(tmp_path / out)]
         monkeypatch.setattr(sys, "argv", arguments)
+        AcceleratorState._reset_state(reset_partial_state=True)  # of whoever ran in this process
         torch.manual_seed(0)
         capsys.readouterr()
         runpy.run_path(str(tmp_path / f"{name}.py"), run_name="__main__")

@@ -31,6 +31,24 @@ def test_every_way_obeys_the_error_rule(isa: str, dtype: torch.dtype, format: st
     rule.check()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("count", [1, 3])
+def test_large_values_that_meet_weights_of_zero(isa: str, dtype: torch.dtype, count: int):
+    """They add nothing, and the small values beside them keep their own bits."""
+    rule = ErrorRule(dtype)
+    w = torch.randn(160, K)
+    w[:, 70 : 70 + count] = 0.0
+    q = qk.quantize(w)
+    for m in (1, 8):
+        x = torch.randn(m, K)
+        x[:, 70 : 70 + count] *= 5000
+        x = x.to(dtype)
+        plain = x @ qk.dequantize(q, dtype).T
+        truth = x.double() @ qk.dequantize(q, torch.float32).double().T
+        rule.add(f"m = {m}", "y", product(x, q), plain, truth)
+    rule.check()
+
+
 @pytest.mark.parametrize("value", [float("inf"), float("nan"), 1e-37, 0.0])
 def test_values_that_no_whole_number_stands_for(isa: str, value: float):
     q = qk.quantize(torch.randn(20, K))
