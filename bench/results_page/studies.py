@@ -106,6 +106,14 @@ def watch(r: Record) -> Figures:
     return ["model", "step", "watch", "share"], [row]
 
 
+def generate(r: Record) -> Figures:
+    rows = [
+        [name, f"{rate:.1f}", f"{r['ratios'][name]:.2f}x" if name in r["ratios"] else ""]
+        for name, rate in r["tokens_per_second"].items()
+    ]
+    return ["engine", "tokens/s", "ours is"], rows
+
+
 def doctor(r: Record) -> Figures:
     matrix = matrix_of(fully_known(r["runs"]))
     head = ["faults", "named first", "healthy runs", "accused"]
@@ -145,6 +153,12 @@ STUDIES = {
         "Faults on purpose: the seeds that thresholds were set on",
         _DOCTOR.format("100 101", "doctor/development"),
         doctor,
+    ),
+    "generate/smollm2.json": Study(
+        "Greedy tokens of a whole model",
+        "python -m bench generate --tokens {tokens} --rounds {rounds} --rank {rank}"
+        " --output bench/results/generate/smollm2.json",
+        generate,
     ),
     "merge-7b/record.json": Study(
         "Merging adapters of a 7B model", "python -m bench merge-7b --record", merge
