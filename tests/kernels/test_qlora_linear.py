@@ -152,6 +152,8 @@ def test_a_measured_plan_is_taken(
     first = outputs(op, problem)
     assert len(tried) == len(plans.FORWARD) + len(plans.BACKWARD)
     assert set(tuned.plans().values()) == {"dense"}
+    words = [problem.split()[:2] for problem in tuned.plans()]
+    assert words == [["forward", "nf4"], ["backward", "nf4"]]  # other formats are measured anew
     again = outputs(op, problem)
     assert len(tried) == len(plans.FORWARD) + len(plans.BACKWARD)
     assert all(torch.equal(tensor, again[name]) for name, tensor in first.items())

@@ -61,7 +61,7 @@ def forward(
             return triton_dense.forward(x, base, (adapter, h), (bias, output_scale), folds)
         return _fused_forward(plan, x, base, (adapter, h), (bias, output_scale))
 
-    return run(_measured("forward", problem, FORWARD, run))
+    return run(_measured(f"forward {base.format}", problem, FORWARD, run))
 
 
 def forward_group(x: torch.Tensor, layers: Sequence[Layer]) -> list[torch.Tensor]:
@@ -81,12 +81,14 @@ def forward_group(x: torch.Tensor, layers: Sequence[Layer]) -> list[torch.Tensor
 
 
 def _measured(
-    direction: str, problem: Problem, plans: Mapping[str, Plan], run: Callable[[str], object]
+    work: str, problem: Problem, plans: Mapping[str, Plan], run: Callable[[str], object]
 ) -> str | None:
-    """The plan that was the best on this machine; None where the table decides."""
+    """The plan that was the best on this machine for a direction and a format; None where the
+    table decides.
+    """
     if not problem.is_whole or not tuned.is_asked():
         return None
-    return tuned.tuned(f"{direction} {problem}", tuple(plans), run)
+    return tuned.tuned(f"{work} {problem}", tuple(plans), run)
 
 
 def backward(
@@ -177,7 +179,7 @@ def _x_gradient(
             return triton_dense.x_gradient(dy, base, (adapter, dh), plan.folds)
         return _fused_x_gradient(plan, dy, base, (adapter, dh), seed)
 
-    return run(None if masked else _measured("backward", problem, BACKWARD, run))
+    return run(None if masked else _measured(f"backward {base.format}", problem, BACKWARD, run))
 
 
 def _fused_x_gradient(
