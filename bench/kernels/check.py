@@ -6,6 +6,7 @@ held to the bound.
 """
 
 from collections.abc import Iterable, Mapping
+from time import perf_counter
 
 import torch
 
@@ -17,10 +18,15 @@ PASSED = "passed"
 Answer = tuple[str, Mapping[str, torch.Tensor], Mapping[str, Expected]]
 
 
-def check(case: Case, call: Call, expected: Mapping[str, Expected]) -> str:
-    """`passed`, or what is wrong in one line; a peer answers for the outputs that it has."""
-    rule = ErrorRule(case.torch_dtype)
-    return _verdict(rule, [(str(case), call(), expected)], pooled=False)
+def checked(case: Case, call: Call, expected: Mapping[str, Expected]) -> tuple[str, float]:
+    """`passed`, or what is wrong in one line, and the milliseconds that the call took.
+
+    A peer answers for the outputs that it has.
+    """
+    start = perf_counter()
+    outputs = call()
+    took_ms = 1e3 * (perf_counter() - start)
+    return _verdict(ErrorRule(case.torch_dtype), [(str(case), outputs, expected)], False), took_ms
 
 
 def qualify(dtype: torch.dtype, answers: Iterable[Answer]) -> str:

@@ -11,6 +11,7 @@ from bench.kernels.case import Contender
 # Measures one contender once: the milliseconds of one call. Made once per contender.
 Stopwatch = Callable[[], float]
 MIN_ROUNDS = 7
+SLOW_MS = 250.0  # the checked call of one that takes as long was warm-up enough
 REST_SECONDS = 0.01  # idle OpenMP threads spin for some milliseconds before they sleep
 
 
@@ -34,11 +35,18 @@ class Timing:
 
     @property
     def _fifths(self) -> list[float]:
+        if len(self.rounds_ms) == 1:
+            return list(self.rounds_ms)
         return quantiles(self.rounds_ms, n=5, method="inclusive")
 
 
 def ratio(ours: Timing, peer: Timing) -> float:
-    """How many times faster we are: the median over the rounds, each of which ran both."""
+    """How many times faster we are: the median over the rounds, each of which ran both.
+
+    A peer that was called once was in no round with us: then it is the ratio of the medians.
+    """
+    if len(ours.rounds_ms) != len(peer.rounds_ms):
+        return peer.median_ms / ours.median_ms
     return median(p / o for o, p in zip(ours.rounds_ms, peer.rounds_ms, strict=True))
 
 
@@ -74,14 +82,21 @@ def rested(stopwatch: Stopwatch) -> Stopwatch:
     return sample
 
 
+def milliseconds(call: Callable[[], object]) -> float:
+    """Of one call, by the host's clock."""
+    start = perf_counter()
+    call()
+    return 1e3 * (perf_counter() - start)
+
+
 def cpu_stopwatch(contender: Contender, sample_ms: float = 1.0) -> Stopwatch:
     """Calls in a row that take about `sample_ms` together, taking turns over the inputs' copies."""
     calls = contender.calls
-    for call in calls:
-        call()
-    start = perf_counter()
-    calls[0]()
-    once_ms = 1e3 * (perf_counter() - start)
+    once_ms = contender.checked_ms
+    if once_ms < SLOW_MS or len(calls) > 1:
+        for call in calls:
+            call()
+        once_ms = milliseconds(calls[0])
     repeats = max(1, round(sample_ms / max(once_ms, 1e-6)))
     position = 0
 

@@ -6,19 +6,22 @@ import re
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict, replace
+from math import inf
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import torch
 from rich.console import Console
 
 import qlora_kernels as qk
-from bench.kernels import base, ops, peers, record
-from bench.kernels.budget import BUDGET_ROUNDS, Budget
+from bench.kernels import base, ops, peers
 from bench.kernels.case import DIRECTIONS, DTYPES, Case
+from bench.kernels.clock import MIN_ROUNDS
 from bench.kernels.environment import ALLOCATORS, start_again, wanted
-from bench.kernels.measure import Session, run_case
+from bench.kernels.kept import Kept, foretold, resumed
+from bench.kernels.measure import Session
+from bench.kernels.pace import Effort
+from bench.kernels.passes import SHORT_ROUNDS, Limits, timed
 from bench.kernels.plot import roofline
 from bench.kernels.shapes import shapes
 from bench.kernels.table import table
@@ -32,6 +35,8 @@ Times the kernels of one op and its peers in the same rounds, after checking wha
   python -m bench --op qlora_linear --against torch,bitsandbytes,peft --shapes llama-8b --m 1,128
   python -m bench --op dequantize --backend triton --shapes 4096x4096 --json d.jsonl --plot d.png
   python -m bench --op quantize --shapes smollm2 --base HEAD~3    # what three commits changed
+  python -m bench --op qlora_linear --against torch --runs 3 --minutes 9 --resume --json q.jsonl
+      # the same again goes on where the minutes ended
 """
 PACKAGES = (
     "qlora_kernels", "torch", "triton", "bitsandbytes", "peft", "torchao", "transformers"
@@ -52,13 +57,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rank", type=int, default=16, help="of the adapter; 0: none")
     parser.add_argument("--format", help="of the base weight (nf4), or of states (8bit)")
     parser.add_argument("--seconds", type=float, default=1.0, help="per contender and case")
-    parser.add_argument("--minutes", type=float, help="of the whole run, cheap cases first")
+    parser.add_argument("--minutes", type=float, help="of the whole call, cases as listed")
+    parser.add_argument("--runs", type=int, default=1, help="of each case: after all the others")
+    parser.add_argument(
+        "--once-over", type=float, default=inf, metavar="S", help="a slower call of a peer: once"
+    )
+    parser.add_argument(
+        "--slowest-call", type=float, default=inf, metavar="S", help="a slower one: not at all"
+    )
     parser.add_argument(
         "--cold-mb", type=int, default=0, help="take turns over so many MB of inputs"
     )
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="on a CPU, each bound")
     parser.add_argument("--allocator", choices=ALLOCATORS, default="default", help="glibc's")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the records as JSON lines")
+    parser.add_argument("--resume", action="store_true", help="go on with what FILE has")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="write the roofline as a PNG")
 
 
@@ -74,49 +87,36 @@ def run(arguments: argparse.Namespace) -> int:
         base.refuse_stale()
         revision = base.resolve(arguments.base)
         tree = base.tree_of(revision, arguments.backend == "cuda")
+    if arguments.resume and not arguments.json:
+        raise InputError("bench: --resume should have a file to go on with: --json FILE")
     start_again(wanted(arguments.threads, arguments.allocator))
     session = _session(arguments, against)
+    kept = Kept(arguments.json)
+    if arguments.resume:
+        kept = resumed(arguments.json, session.origin)
+        session = replace(session, pace=foretold(kept, session.backend))
     if revision and tree:
         session = _with_base(session, revision, tree)
     try:
-        return _measured(arguments, session, cases)
+        return _measured(arguments, session, cases, kept)
     finally:
         if session.base:
             session.base.end()
 
 
-def _measured(arguments: argparse.Namespace, session: Session, cases: list[Case]) -> int:
+def _measured(
+    arguments: argparse.Namespace, session: Session, cases: list[Case], kept: Kept
+) -> int:
     """Records, table and plot; 1 if something was red."""
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
-    records: list[record.Record] = []
     red = False
-    budget = Budget(60 * arguments.minutes) if arguments.minutes else None
-    if budget:
-        cases = budget.ordered(cases)
-    for number, case in enumerate(cases):
-        if budget:
-            if refusal := budget.refusal(case):
-                console.print(f"{case}: {refusal}", markup=False)
-                continue
-            contenders = 1 + len(session.against)
-            most = arguments.seconds
-            share = budget.per_contender(len(cases) - number, contenders, most)
-            session = replace(session, seconds=share, min_rounds=BUDGET_ROUNDS)
-        start = monotonic()
-        for result in run_case(session, case):
-            if isinstance(result, str):
-                console.print(result, markup=False)
-                red = red or " is red" in result
-            else:
-                records.append(result)
-        if budget:
-            budget.note(case, monotonic() - start)
-        if arguments.json and records:
-            record.write(arguments.json, records)
-    if records:
-        console.print(table(records, f"{arguments.op}, {arguments.backend}"))
+    for line in timed(session, cases, kept, Limits(arguments.runs, arguments.minutes)):
+        console.print(line, markup=False)
+        red = red or " is red" in line
+    if kept.records:
+        console.print(table(kept.records, f"{arguments.op}, {arguments.backend}"))
         if arguments.plot:
-            roofline(records, arguments.plot)
+            roofline(kept.records, arguments.plot)
     return int(red)
 
 
@@ -131,14 +131,22 @@ def _session(arguments: argparse.Namespace, against: dict[str, Any]) -> Session:
     if device == "cpu":
         torch.set_num_threads(arguments.threads)
         settings |= {"threads": arguments.threads, "allocator": arguments.allocator}
+    elif arguments.once_over < inf or arguments.slowest_call < inf:
+        raise InputError("bench: --once-over and --slowest-call should be for a CPU's peers")
+    short = arguments.minutes or arguments.runs > 1
     return Session(
         arguments.backend,
         against,
         device,
-        arguments.seconds,
-        arguments.cold_mb << 20,
         settings,
         provenance(PACKAGES),
+        Effort(
+            arguments.seconds,
+            SHORT_ROUNDS if short else MIN_ROUNDS,
+            arguments.once_over,
+            arguments.slowest_call,
+        ),
+        arguments.cold_mb << 20,
     )
 
 
@@ -150,12 +158,12 @@ def _with_base(session: Session, revision: base.Revision, tree: Path) -> Session
 
 
 def _repeatable(command: str) -> str:
-    """The command without where its files go."""
-    return re.sub(r" --(json|plot)[ =]\S+", "", command)
+    """The command without where its files go, and in how many calls."""
+    return re.sub(r" --(json|plot|minutes)[ =]\S+| --resume", "", command)
 
 
 def _cases(arguments: argparse.Namespace) -> Iterable[Case]:
-    """Every combination; the cheap ones first, so that a mistake is seen early."""
+    """Every combination: a weight after the other as listed, few rows first."""
     op = arguments.op
     _known("--op", [op], ops.OPS)
     names = ("dtype", "direction", "m", "shapes")
@@ -167,9 +175,9 @@ def _cases(arguments: argparse.Namespace) -> Iterable[Case]:
     sizes = _sizes(m_words)
     if op in ops.WITHOUT_ROWS:
         sizes, directions = [0], directions[:1]
-    for m in sizes:
-        for shape in shapes(shape_names, op):
-            for dtype in dtypes:
+    for shape in shapes(shape_names, op):
+        for dtype in dtypes:
+            for m in sizes:
                 for direction in directions:
                     yield Case(
                         op,

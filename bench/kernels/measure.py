@@ -10,14 +10,17 @@ import qlora_kernels as qk
 from bench.kernels import ops, peers
 from bench.kernels.base.process import Base
 from bench.kernels.case import DTYPES, Case, Contender, Cost
-from bench.kernels.check import PASSED, check, qualify
-from bench.kernels.clock import MIN_ROUNDS, Stopwatch, interleave, ratio, rested
+from bench.kernels.check import PASSED, checked, qualify
+from bench.kernels.clock import Stopwatch, Timing, interleave, milliseconds, rested
 from bench.kernels.environment import clocks_now
-from bench.kernels.record import Record, described, described_roof, summary
+from bench.kernels.pace import Effort, Pace
+from bench.kernels.record import Record, described, described_roof
 from bench.kernels.roof import measure, stopwatch
+from bench.kernels.runs import run_of, summed
 from qlora_kernels.errors import InputError
 
 OURS = "ours"
+FORETOLD = 1.5  # times what was expected
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,12 @@ class Session:
     backend: str
     against: Mapping[str, ModuleType]
     device: str
-    seconds: float
-    cold_bytes: int  # of inputs to take turns over, so that no cache holds them; 0: one copy
     settings: Mapping[str, object]
     origin: Mapping[str, Any]
+    effort: Effort = field(default_factory=Effort)
+    cold_bytes: int = 0  # of inputs to take turns over, so that no cache holds them; 0: one copy
     base: Base | None = None  # another commit, in a process of its own
-    min_rounds: int = MIN_ROUNDS
+    pace: Pace = field(default_factory=Pace)
 
 
 @dataclass
@@ -57,36 +60,55 @@ def run_case(session: Session, case: Case) -> Iterator[Record | str]:
         yield f"{case}: {session.backend} is red, not timed: {contest.red}"
         return
     with qk.use_backend(session.backend):
-        watches = {c.name: stopwatch(c, session.device) for c in contest.contenders}
-        if session.base:
-            watches = _with_base(session.base, case, contest, watches, copies)
-        for name, reason in contest.not_against.items():
-            yield f"{case}: not against {name}: {reason}"
-        ours, *others = interleave(list(watches.values()), session.seconds, session.min_rounds)
-    clocks = clocks_now(session.device)
+        timings = _timings(session, case, contest, copies)
+    for name, reason in contest.not_against.items():
+        yield f"{case}: not against {name}: {reason}"
     roof = measure(case.dtype, session.device)
     roof_ms = roof.milliseconds(cost, op.TRAFFIC)
+    clocks = clocks_now(session.device)
     settings = {**session.settings, "clocks": clocks, "roof": described_roof(roof)}
-    rivals = list(watches)[1:]
-    for name, timing in zip(rivals, others, strict=True) if rivals else [(None, None)]:
+    ours, *others = timings.items()
+    for name, timing in others or [(None, None)]:
+        run = run_of(ours[1], timing, roof_ms)
         yield Record(
             case.op,
             described(case),
             session.backend,
             name,
-            **summary(ours),
-            against_ms=timing and summary(timing),
-            ratio=timing and ratio(ours, timing),
+            **summed([run]),
             num_bytes=cost.num_bytes,
             num_flops=cost.num_flops,
-            roof_ms=roof_ms,
-            share_of_roof=roof_ms / ours.median_ms,
             check=contest.checks[OURS],
             against_check=name and contest.checks[name],
             not_against=contest.not_against,
             settings=settings,
             origin=session.origin,
         )
+
+
+def _timings(session: Session, case: Case, contest: Contest, copies: int) -> dict[str, Timing]:
+    """Of all that is fit, ours first: in the same rounds, but for peers that are too slow."""
+    once = {c.name: c for c in contest.contenders[1:] if c.checked_ms > 1e3 * session.effort.once}
+    inside = [c for c in contest.contenders if c.name not in once]
+    watches = {c.name: stopwatch(c, session.device) for c in inside}
+    if session.base:
+        watches = _with_base(session.base, case, contest, watches, copies)
+    effort = session.effort
+    found = interleave(list(watches.values()), effort.seconds, effort.min_rounds)
+    timings = dict(zip(watches, found, strict=True))
+    for name, contender in once.items():
+        timings[name] = Timing((_once_ms(session.pace, case, contender),))
+    for name, timing in timings.items():
+        session.pace.note(case, name, 1e-3 * timing.median_ms)
+    return {name: timings[name] for name in contest.checks if name in timings}
+
+
+def _once_ms(pace: Pace, case: Case, contender: Contender) -> float:
+    """The call that was checked, if fewer rows foretold it: a first one may load what it needs."""
+    expected = pace.expected(case, contender.name)
+    if expected is not None and contender.checked_ms < FORETOLD * 1e3 * expected:
+        return contender.checked_ms
+    return milliseconds(contender.calls[0])
 
 
 def _with_base(
@@ -121,28 +143,28 @@ def prepare(session: Session, op: ModuleType, problems: Sequence[Any]) -> Contes
     contest = Contest()
     case: Case = problems[0].case
     expected = op.expected(problems[0])
-    ours = Contender(OURS, tuple(op.ours(p) for p in problems))
+    calls = tuple(op.ours(p) for p in problems)
     try:
         verdict = _qualified(case.op, case.dtype, session.backend, session.device)
         if verdict == PASSED:
             with qk.use_backend(session.backend):
-                verdict = check(case, ours.calls[0], expected)
+                verdict, ours_ms = checked(case, calls[0], expected)
     except InputError as error:  # the backend refuses this call
         verdict = str(error)
     if verdict != PASSED:
         contest.red = verdict
         return contest
-    contest.contenders.append(ours)
+    contest.contenders.append(Contender(OURS, calls, ours_ms))
     contest.checks[OURS] = verdict
     for name, peer in session.against.items():
-        reason = peers.refusal(peer, case.op)
+        slowest = session.effort.slowest
+        reason = peers.refusal(peer, case.op) or session.pace.refusal(case, name, slowest)
         if reason is None:
             try:
                 calls = tuple(getattr(peer, case.op)(p) for p in problems)
-                contest.checks[name] = check(
-                    case, calls[0], peers.truth(peer, problems[0], expected)
-                )
-                contest.contenders.append(Contender(name, calls))
+                truth = peers.truth(peer, problems[0], expected)
+                contest.checks[name], first_ms = checked(case, calls[0], truth)
+                contest.contenders.append(Contender(name, calls, first_ms))
             except (AssertionError, NotImplementedError, RuntimeError, ValueError) as error:
                 reason = f"cannot run it: {str(error).splitlines()[0]}"
         if reason is not None:

@@ -1,13 +1,14 @@
 """One record per case and peer, as JSON lines: what was measured, where, and by which code."""
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from bench.kernels.case import Case
-from bench.kernels.clock import Timing
 from bench.kernels.roof import Roof
+from bench.kernels.runs import Run
 from qlora_kernels.files import write_text
 
 
@@ -16,7 +17,9 @@ class Record:
     """Our time on a case and, if there is a peer, its time in the same rounds.
 
     ratio: how many times faster we are. share_of_roof: the least time that the measured roof
-    allows over our time. check, against_check: `passed`, or what was wrong. not_against: the peers
+    allows over our time. rounds: how often ours was timed; a peer's time has its own, 1 where a
+    call is slow. Of several runs the figures are their medians, and between_runs says from where
+    to where each went. check, against_check: `passed`, or what was wrong. not_against: the peers
     that were asked for and not timed, and why.
     """
 
@@ -27,12 +30,15 @@ class Record:
     median_ms: float
     p20_ms: float
     p80_ms: float
+    rounds: int
     against_ms: Mapping[str, float] | None
     ratio: float | None
     num_bytes: int  # the fewest that must move
     num_flops: int
     roof_ms: float
     share_of_roof: float
+    runs: Sequence[Run]
+    between_runs: Mapping[str, Sequence[float]] | None  # figure: least and most; None of one run
     check: str
     against_check: str | None
     not_against: Mapping[str, str]
@@ -45,18 +51,9 @@ class Record:
         return self.num_flops / self.num_bytes
 
     def line(self) -> str:
-        fields = asdict(self)
-        origin = fields.pop("origin")
-        return json.dumps({**fields, **origin})
-
-
-def summary(timing: Timing) -> dict[str, float]:
-    """Three numbers of a timing."""
-    return {
-        "median_ms": timing.median_ms,
-        "p20_ms": timing.p20_ms,
-        "p80_ms": timing.p80_ms,
-    }
+        own = asdict(self)
+        origin = own.pop("origin")
+        return json.dumps({**own, **origin})
 
 
 def described(case: Case) -> dict[str, object]:
@@ -75,5 +72,13 @@ def write(path: Path, records: Iterable[Record]) -> Path:
     return write_text(path, "".join(record.line() + "\n" for record in records))
 
 
-def read(path: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+def read(path: Path) -> list[Record]:
+    """What `write` wrote."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [_record(json.loads(line)) for line in lines if line]
+
+
+def _record(line: dict[str, Any]) -> Record:
+    known = {field.name for field in fields(Record)} - {"origin"}
+    own = {name: value for name, value in line.items() if name in known}
+    return Record(**own, origin={n: v for n, v in line.items() if n not in known})

@@ -1,13 +1,16 @@
 """Records of kernels as a table: a row per case, a column per peer and allocator."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from bench.kernels import pace
 from bench.kernels.check import PASSED
-from bench.kernels.table import spread
+from bench.kernels.table import between, spread
 from bench.merging.table import markdown
 
 Records = Sequence[Mapping[str, Any]]
+ONCE = "¹"
+LEFT_OUT = "left out"
 
 
 def commands(records: Records) -> list[str]:
@@ -61,13 +64,32 @@ def grouped(records: Iterable[Mapping[str, Any]], key: Any) -> dict[Any, list[Ma
 def _table(records: Records) -> str:
     columns = list(dict.fromkeys(map(_column, records)))
     rivals = [column for column in columns if column]
+    num_runs = max(map(_num_runs, records))
     lines = []
     for case, of_case in grouped(records, lambda r: described(r["case"])).items():
         ours = of_case[0]
         cells = {_column(record): _against(record) for record in of_case}
-        share = f"{ours['share_of_roof']:.0%}"
-        lines.append([case, spread(ours), share, *(cells.get(rival, "") for rival in rivals)])
-    return markdown(["case", "ms (p20-p80)", "of roof", *rivals], lines)
+        for record in of_case:  # names that have a time keep it
+            cells = dict.fromkeys(_left_out(record), LEFT_OUT) | cells
+        words = [case, spread(ours, _num_runs(ours)), _between_runs(ours)]
+        words += [f"{ours['share_of_roof']:.0%}", *(cells.get(rival, "") for rival in rivals)]
+        lines.append(words if num_runs > 1 else words[:2] + words[3:])
+    of_runs = [f"of {num_runs} runs"] * (num_runs > 1)
+    return markdown(["case", "ms (p20-p80)", *of_runs, "of roof", *rivals], lines)
+
+
+def _num_runs(record: Mapping[str, Any]) -> int:
+    return len(record.get("runs", "1"))  # the oldest records tell of one, and not so
+
+
+def _between_runs(record: Mapping[str, Any], figure: str = "median_ms", form: str = ".3g") -> str:
+    return between((record.get("between_runs") or {}).get(figure), form)
+
+
+def _left_out(record: Mapping[str, Any]) -> list[str]:
+    """Columns of the peers that were too slow to be called."""
+    absent = record.get("not_against", {})
+    return [_named(n, record) for n, reason in absent.items() if reason.startswith(pace.LEFT_OUT)]
 
 
 def described(case: Mapping[str, Any]) -> str:
@@ -79,19 +101,24 @@ def described(case: Mapping[str, Any]) -> str:
 
 
 def _column(record: Mapping[str, Any]) -> str | None:
-    """Its peer, and the allocator where it is not the system's own."""
-    if record["against"] is None:
-        return None
+    return None if record["against"] is None else _named(record["against"], record)
+
+
+def _named(peer: str, record: Mapping[str, Any]) -> str:
+    """The peer, and the allocator where it is not the system's own."""
     allocator = record["settings"].get("allocator", "default")
-    return record["against"] + ("" if allocator == "default" else f", {allocator} allocator")
+    return peer + ("" if allocator == "default" else f", {allocator} allocator")
 
 
 def _against(record: Mapping[str, Any]) -> str:
-    """`1.25x (6.3 ms)`; a peer that did not pass its check is marked."""
+    """`1.25x, 1.21-1.30 (6.3 ms)`; a peer that did not pass its check is marked, so is one call."""
     if record["against"] is None:
         return ""
-    mark = "" if record["against_check"] == PASSED else "*"
-    return f"{record['ratio']:.2f}x ({record['against_ms']['median_ms']:.3g} ms){mark}"
+    theirs = record["against_ms"]
+    marks = "" if record["against_check"] == PASSED else "*"
+    marks += ONCE * (theirs.get("rounds") == _num_runs(record))
+    ends = _between_runs(record, "ratio", ".2f")
+    return f"{record['ratio']:.2f}x{', ' * bool(ends)}{ends} ({theirs['median_ms']:.3g} ms){marks}"
 
 
 def _notes(records: Records) -> list[str]:
@@ -100,17 +127,35 @@ def _notes(records: Records) -> list[str]:
         f"- not against {name}: {reason}"
         for record in records
         for name, reason in record.get("not_against", {}).items()
+        if not reason.startswith(pace.LEFT_OUT)
     ) | dict.fromkeys(
         f"- \\* {record['against']}: {record['against_check']}"
         for record in records
         if record["against_check"] not in (None, PASSED)
     )
+    notes |= dict.fromkeys(_marks(records))
     threads = records[0]["settings"].get("threads")
     where = f" {threads} threads, each bound." if threads else ""
     said = (
         f"Times how much faster than each peer, in the same rounds.{where} Roof as measured then: "
     )
     return [said + "; ".join(roofs) + ".", *(["\n".join(notes)] if notes else [])]
+
+
+def _marks(records: Records) -> Iterator[str]:
+    """What the marks in the table mean, those that are there."""
+    num_runs = max(map(_num_runs, records))
+    if num_runs > 1:
+        fewest = min(map(_num_runs, records))
+        some = f", of some cases {fewest}" * (fewest < num_runs)
+        yield (
+            f"- {num_runs} runs of each case{some}, each after a pass over all the others: medians,"
+            " and from the least to the most of the runs' medians; p20-p80 within a run"
+        )
+    if any(ONCE in _against(record) for record in records):
+        yield f"- {ONCE} slow: one call in each run"
+    if any(map(_left_out, records)):
+        yield f"- {LEFT_OUT}: by its times for fewer rows, one call would take too long"
 
 
 def _roof(settings: Mapping[str, Any]) -> str:

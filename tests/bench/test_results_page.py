@@ -118,6 +118,25 @@ def test_a_peer_that_errs_is_marked_and_never_in_the_headline(results: Path):
     assert "dequantize" not in headline(found)
 
 
+def test_several_runs_show_their_spread_and_slow_peers_are_marked(results: Path):
+    slow = {**KERNEL["against_ms"], "rounds": 3}
+    between = {"median_ms": [1.8, 2.2], "against_ms": [2.9, 3.1], "ratio": [1.4, 1.6]}
+    reason = "left out: a call would take about 64 s (--slowest-call 5)"
+    of_runs = {
+        "runs": [{}, {}, {}], "rounds": 9, "between_runs": between, "against_ms": slow,
+        "not_against": {"torch": reason},
+    }  # fmt: skip
+    other = {**KERNEL, "case": {**KERNEL["case"], "shape": "1x1"}, "against": "torch"}
+    lines = [json.dumps({**KERNEL, **of_runs}), json.dumps(other)]
+    (results / "nvidia-h100/kernels.jsonl").write_text("\n".join(lines))
+    text = page(sources(results), results)
+    assert "| case | ms (p20-p80) | of 3 runs | of roof | bitsandbytes | torch |" in text
+    row = "| 2 (1.5-2.5) | 1.8-2.2 | 50% | 1.50x, 1.40-1.60 (3 ms)¹ | left out |"
+    assert f"| llama-8b q/o, bf16, nf4 {row}" in text
+    assert "- ¹ slow: one call in each run" in text and "- left out: by its times" in text
+    assert "3 runs of each case, of some cases 1" in text and reason not in text
+
+
 def test_the_headline_stands_between_its_marks(results: Path):
     table = headline(sources(results))
     assert "| `dequantize`, nf4, triton | times as fast as bitsandbytes 1.50 |" in table

@@ -37,7 +37,7 @@ def main() -> None:
         raise SystemExit(f"qlora_kernels should come from {tree}, came from {library}")
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
     answers, sys.stdout = sys.stdout, sys.stderr  # whatever prints, prints elsewhere
-    session = Session(backend, {}, device, 0.0, 0, {}, {})
+    session = Session(backend, {}, device, {}, {})
     sample: Callable[[], float] | None = None
     gc.disable()
     with qk.use_backend(backend):

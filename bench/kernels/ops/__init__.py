@@ -19,7 +19,7 @@ DEFAULT_FORMATS = {"adamw8bit": "8bit"}  # of states; else that of a base weight
 DEFAULTS = {"shapes": "4096x4096", "m": "1,8,128", "dtype": "bf16", "direction": "forward"}
 DEFAULTS_OF = {
     "qlora_linear": {
-        "shapes": "576x576,576x1536,2048x2048,4096x4096,11008x4096",
+        "shapes": "4096x4096,576x576,576x1536,2048x2048,11008x4096",
         "m": "1,8,32,128,512,2048",
         "dtype": "bf16,fp32",
         "direction": "forward,forward+backward",

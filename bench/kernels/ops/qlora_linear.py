@@ -7,6 +7,7 @@ import torch
 
 import qlora_kernels as qk
 from bench.kernels.case import DIRECTIONS, DTYPE_NAMES, Call, Case, Cost, Expected
+from bench.kernels.weight import Weight, random_weight
 from qlora_kernels.ops.qlora_linear import reference
 from qlora_kernels.ops.qlora_linear.call import Needs
 from qlora_kernels.testing.cases import LINEAR_CASES, linear_problem
@@ -21,18 +22,22 @@ class Problem:
 
     case: Case
     x: torch.Tensor
-    q: qk.QuantizedTensor
+    weight: Weight
     adapter: qk.Adapter | None
     dy: torch.Tensor
 
+    @property
+    def q(self) -> qk.QuantizedTensor:
+        return self.weight.q
+
 
 def problem(case: Case, device: str, copy: int) -> Problem:
-    random = torch.Generator(device).manual_seed(copy)
+    weight = random_weight(case.n, case.k, case.dtype, case.format, (device, copy))
+    random = torch.Generator(device).manual_seed(copy + 1)  # other values than the weight's
 
     def normal(*shape: int, std: float = 1.0) -> torch.Tensor:
         return torch.randn(*shape, generator=random, device=device) * std
 
-    w = normal(case.n, case.k, std=case.k**-0.5)
     adapter = None
     if case.rank:
         a, b = normal(case.rank, case.k, std=case.k**-0.5), normal(case.n, case.rank, std=0.5)
@@ -41,7 +46,7 @@ def problem(case: Case, device: str, copy: int) -> Problem:
     return Problem(
         case,
         normal(case.m, case.k).to(case.torch_dtype).requires_grad_(case.trains),
-        qk.quantize(w.to(case.torch_dtype), case.format),
+        weight,
         adapter,
         normal(case.m, case.n).to(case.torch_dtype),
     )
@@ -68,7 +73,7 @@ def small_problems(dtype: torch.dtype, device: str) -> Iterator[Problem]:
                 a, b = (t.to(device).requires_grad_() for t in (adapter.a, adapter.b))
                 adapter = replace(adapter, a=a, b=b)
             x = made.x.to(device).requires_grad_()
-            yield Problem(case, x, made.q.to(device), adapter, made.dy.to(device))
+            yield Problem(case, x, Weight(made.q.to(device)), adapter, made.dy.to(device))
 
 
 def ours(p: Problem) -> Call:
@@ -99,16 +104,12 @@ def differentiated(
 def expected(p: Problem) -> dict[str, Expected]:
     """y and dx in sampled rows, base_y and base_dx for peers without adapter; all of da and db."""
     rows = sampled_rows(p)
-    found = {}
-    for prefix in ("", "base_"):
-        for name in ("y", "dx") if p.case.trains else ("y",):
-            plain, truth = (
-                _row_output(name, p, rows, dtype, adapted=not prefix)
-                for dtype in (None, torch.float64)
-            )
-            found[prefix + name] = Expected(truth, plain, rows)
+    plain, truth = (_row_outputs(p, rows, dtype) for dtype in (p.x.dtype, torch.float64))
+    found = {name: Expected(truth[name], plain[name], rows) for name in truth}
     if p.case.trains and p.adapter:
-        plain_gradients, truths = (_adapter_gradients(p, d) for d in (None, torch.float64))
+        plain_gradients, truths = (
+            _adapter_gradients(p, dtype) for dtype in (p.x.dtype, torch.float64)
+        )
         for name, gradient in plain_gradients.items():
             found[name] = Expected(truths[name], gradient)
     return found
@@ -120,29 +121,31 @@ def sampled_rows(p: Problem) -> torch.Tensor:
     return torch.linspace(0, p.case.m - 1, count, device=p.x.device).long()
 
 
-def _in(dtype: torch.dtype | None, t: torch.Tensor) -> torch.Tensor:
-    return t.detach() if dtype is None else t.detach().to(dtype)
+def _row_outputs(p: Problem, rows: torch.Tensor, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """By the reference's formulas, over the weight's values in `dtype`."""
+    x, dy = (t.detach()[rows].to(dtype) for t in (p.x, p.dy))
+    w = p.weight.exact.to(dtype)
+    by_columns = p.weight.rounded if dtype == p.q.dtype else w
+    found = {}
+    for prefix, adapter in (("", _adapter(p, dtype)), ("base_", None)):
+        found[f"{prefix}y"] = reference.forward(x, w, adapter, None, None)
+        if p.case.trains:
+            needs = Needs(x=True, a=False, b=False, bias=False)
+            found[f"{prefix}dx"] = reference.backward(dy, x, by_columns, adapter, None, needs).x
+    return found
 
 
-def _adapter(p: Problem, dtype: torch.dtype | None) -> qk.Adapter | None:
-    adapter = p.adapter
-    return adapter and qk.Adapter(_in(dtype, adapter.a), _in(dtype, adapter.b), adapter.scaling)
+def _adapter(p: Problem, dtype: torch.dtype) -> qk.Adapter | None:
+    """Its masters as they are, or in float64: never in fewer bits than they have."""
+    if p.adapter is None:
+        return None
+    a, b = (t.detach().to(torch.promote_types(t.dtype, dtype)) for t in (p.adapter.a, p.adapter.b))
+    return qk.Adapter(a, b, p.adapter.scaling)
 
 
-def _row_output(
-    name: str, p: Problem, rows: torch.Tensor, dtype: torch.dtype | None, adapted: bool
-) -> torch.Tensor:
-    x, dy = _in(dtype, p.x[rows]), _in(dtype, p.dy[rows])
-    adapter = _adapter(p, dtype) if adapted else None
-    with qk.use_backend("reference"), torch.enable_grad():
-        leaf = x.requires_grad_()
-        y = qk.qlora_linear(leaf, p.q, adapter)
-        return y.detach() if name == "y" else torch.autograd.grad(y, leaf, dy)[0]
-
-
-def _adapter_gradients(p: Problem, dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
+def _adapter_gradients(p: Problem, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     needs = Needs(x=False, a=True, b=True, bias=False)
-    x, dy = _in(dtype, p.x), _in(dtype, p.dy)
+    x, dy = p.x.detach().to(dtype), p.dy.to(dtype)
     found = reference.backward(dy, x, p.q, _adapter(p, dtype), None, needs)
     return {"da": found.a, "db": found.b}
 

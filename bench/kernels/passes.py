@@ -1,0 +1,60 @@
+"""Passes over the cases, each of which gives every case one run, and what of them a call takes."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from bench.kernels import peers
+from bench.kernels.budget import Budget
+from bench.kernels.case import Case
+from bench.kernels.kept import Kept
+from bench.kernels.measure import OURS, Session, run_case
+
+SHORT_ROUNDS = 3  # the fewest of a case where time is short, or where it has several runs
+
+
+@dataclass(frozen=True)
+class Limits:
+    """runs: of each case, those of earlier calls included. minutes: of this call, or None."""
+
+    runs: int = 1
+    minutes: float | None = None
+
+
+def timed(session: Session, cases: Sequence[Case], kept: Kept, limits: Limits) -> Iterator[str]:
+    """Adds runs to what is kept, a whole pass after the other; lines say what was not timed."""
+    budget = Budget(60 * limits.minutes, session.pace) if limits.minutes else None
+    names = [OURS, *session.against]
+    done = {case: _num_runs(session, case, kept) for case in cases}
+    left = [(n, case) for n in range(1, limits.runs + 1) for case in cases if done[case] < n]
+    late: list[Case] = []  # would not fit into what is left
+    for index, (number, case) in enumerate(left):
+        run_session = session
+        if budget:
+            if not budget.left():
+                late += [case for _, case in left[index:]]
+                break
+            if refusal := budget.refusal(case, names, session.effort):
+                late.append(case)
+                yield f"{case}, run {number}: {refusal}"
+                continue
+            seconds = budget.per_contender(len(left) - index, len(names), session.effort.seconds)
+            run_session = replace(session, effort=replace(session.effort, seconds=seconds))
+        for result in run_case(run_session, case):
+            if isinstance(result, str):
+                yield result
+            else:
+                kept.add(result)
+        kept.write()
+    if late:
+        yield f"{len(late)} of {len(left)} were not timed for want of time: --resume goes on"
+
+
+def _num_runs(session: Session, case: Case, kept: Kept) -> int:
+    """Of a case with every peer that is fit for it: more may be, since an earlier call."""
+    slowest = session.effort.slowest
+    fit = [
+        name
+        for name, peer in session.against.items()
+        if not peers.refusal(peer, case.op) and not session.pace.refusal(case, name, slowest)
+    ]
+    return kept.num_runs(case, session.backend, session.settings, fit)
