@@ -3,10 +3,23 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bench.merging.table import markdown
 from bench.quality.intervals import Interval, interval
+from bench.quality.plan import SEEDS
 
-MISSING = "not yet run"
 Rows = Sequence[Mapping[str, Any]]
+
+
+def counted(rows: Rows) -> str:
+    """`2 of 3`: how many seeds have run."""
+    return f"{len(rows)} of {len(SEEDS)}"
+
+
+def ran_table(head: Sequence[str], lines: Sequence[Sequence[str]], absent: Sequence[str]) -> str:
+    """What ran as a table, and the rest by its titles below."""
+    parts = [markdown(head, lines)] * bool(lines)
+    parts += [f"Not run yet: {'; '.join(absent)}."] * bool(absent)
+    return "\n\n".join(parts)
 
 
 def told(rows: Rows, metric: str, form: str = ".3f") -> str:

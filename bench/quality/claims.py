@@ -39,11 +39,15 @@ class Claim:
 
 @dataclass(frozen=True)
 class Judgement:
-    """gain: of the subject over its rival, by metric; None where a run is missing."""
+    """gain: of the subject over its rival, by metric; None where a run is missing.
+
+    silent: metrics by which neither ever gets anything right, so that they decide nothing.
+    """
 
     claim: Claim
     gains: Mapping[str, Interval | None] = field(default_factory=dict)
     verdicts: Mapping[str, Verdict] = field(default_factory=dict)
+    silent: frozenset[str] = frozenset()
 
 
 QLORA, LORA = ("qlora",), ("lora",)
@@ -187,7 +191,14 @@ def judge(results: Results) -> Iterator[Judgement]:
             found = [sign * d for d in paired(results[subject], results[rival], metric)]
             gains[metric] = interval(found) if found else None
             verdicts[metric] = verdict(found, claim.kind, margin)
-        yield Judgement(claim, gains, verdicts)
+        both = [*results[subject], *results[rival]]
+        silent = frozenset(metric for metric in claim.metrics if _is_silent(both, metric))
+        verdicts |= {m: "undecided" for m in silent if verdicts[m] != "not yet run"}
+        yield Judgement(claim, gains, verdicts, silent)
+
+
+def _is_silent(rows: Sequence[Mapping[str, Any]], metric: str) -> bool:
+    return metric.endswith("right") and not any(row.get(metric) for row in rows)
 
 
 def best(results: Results, names: Sequence[str]) -> str:

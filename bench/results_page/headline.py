@@ -73,8 +73,9 @@ def train_step(r: Mapping[str, Any]) -> Line:
 
 def quality(r: Mapping[str, Any]) -> Line:
     verdicts = [row["verdict"] for row in r["claims"]]
-    kinds = ("held", "refuted", "undecided", "not yet run")
-    figure = ", ".join(f"{verdicts.count(kind)} {kind}" for kind in kinds)
+    kinds = {kind: kind for kind in ("held", "refuted", "undecided")}
+    kinds["not yet run"] = "without enough seeds"
+    figure = ", ".join(f"{verdicts.count(kind)} {told}" for kind, told in kinds.items())
     return "what the literature claims of formats and methods, on SmolLM2", figure
 
 

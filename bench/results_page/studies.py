@@ -3,6 +3,8 @@
 from pathlib import PurePath
 
 from bench.doctor.matrix import fully_known, matrix_of
+from bench.quality.claims_table import NOT_SHOWN
+from bench.quality.intervals import FEWEST
 from bench.results_page.sources import UNKNOWN
 from bench.results_page.study import Figures, Record, Study, plain_figures, told
 
@@ -120,6 +122,23 @@ def doctor(r: Record) -> Figures:
     return head, [[told(n) for n in (matrix.faults, matrix.right, matrix.healthy, matrix.accused)]]
 
 
+def quality(r: Record) -> Figures:
+    """The claims of which both sides have run with a seed in common; its own page has the rest."""
+    lines = [
+        [
+            row["claim"], row["by"], f"{row['gain']:+.3g}", _interval(row), told(row["seeds"]),
+            row["verdict"] if row["seeds"] >= FEWEST else NOT_SHOWN,
+        ]
+        for row in r["claims"]
+        if row["gain"] is not None
+    ]  # fmt: skip
+    return ["claim", "by", "gain", "95 % interval", "seeds", "verdict"], lines
+
+
+def _interval(row: Record) -> str:
+    return "" if row["low"] is None else f"{row['low']:+.3g} to {row['high']:+.3g}"
+
+
 def merging(r: Record) -> Figures:
     head = ["skills judged", "styles judged", "seeds"]
     seeds = sorted({row["seed"] for row in r["skills"]})
@@ -168,7 +187,7 @@ STUDIES = {
         "`qlora plan` against processes that train", "python -m bench planner --record", planner
     ),
     "quality/record.json": Study(
-        "What formats and methods are worth", "python -m bench quality", plain_figures
+        "What formats and methods are worth", "python -m bench quality", quality
     ),
     "train-step/*.json": Study(
         "Training steps: {problem[title]}", "python -m bench train-step", plain_figures

@@ -101,7 +101,9 @@ def test_finished_runs_are_not_run_again(
     record, finished = json.loads(path.read_text()), Finished(tmp_path / "b", path)
     text = (tmp_path / "out/README.md").read_text()
     assert text == page(by_configuration(finished.all()), record)
-    assert "not yet run" in text and "50.0 ± 0.0 %" in text
+    assert "Not run yet: LoRA over 16 bits;" in text and "50.0 ± 0.0 %" in text
+    assert "4 of 105 runs; 0 of 35 configurations" in text and "| 2 of 3 |" in text
+    assert [row["seeds"] for row in record["claims"]] == [0] * len(record["claims"])
     pictures = [tmp_path / "out" / f"{name}.png" for name in ("frontier", "methods")]
     assert all(picture.stat().st_size > 0 for picture in pictures)
 

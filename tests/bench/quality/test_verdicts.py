@@ -5,6 +5,7 @@ import math
 import pytest
 
 from bench.quality.claims import CLAIMS, best, judge, steps_to
+from bench.quality.claims_table import NOT_SHOWN, claim_rows, claims_table
 from bench.quality.intervals import interval, paired, verdict
 from bench.quality.plan import CONFIGURATIONS
 
@@ -68,3 +69,29 @@ def test_the_best_rate_counts():
     assert best(results_of(full=0.5, full_3e_4=0.6), ("full", "full-3e-4")) == "full-3e-4"
     assert best(results_of(full=0.5), ("full", "full-3e-4")) == "full"
     assert best(results_of(), ("full", "full-3e-4")) == "full"
+
+
+def test_few_seeds_show_figures_and_no_verdict():
+    results = results_of(qlora=0.8, lora=0.9, full=0.9)
+    results["lora"] = results["lora"][:2]
+    table = claims_table(results)
+    assert "| by | gain | seeds | verdict |" in table.replace(" source |", "", 1)
+    first = table.splitlines()[2]
+    assert first.endswith(f"| right | -10.0 ± 0.0 points | 2 of 3 | {NOT_SHOWN} |")
+    assert "full fine-tuning (1 of 2 rates ran) |" in table
+    missing = table.splitlines()[-1]
+    assert missing.startswith("Not run yet, on one side or both: ")
+    assert "rank 1 is no worse than rank 16" in missing and "16 bits;" not in missing
+    rows = [row for judgement in judge(results) for row in claim_rows(judgement)]
+    assert (rows[0]["seeds"], rows[0]["verdict"]) == (2, "not yet run")
+
+
+def test_what_nobody_gets_right_decides_nothing():
+    results = results_of()
+    for name in ("base-int8", "base-none"):
+        results[name] = [
+            {"seed": seed, "python_right": 0.0, "python": 3.0, "english": 3.0} for seed in range(3)
+        ]
+    (judged,) = (j for j in judge(results) if j.claim.subject == ("base-int8",))
+    assert judged.verdicts["python_right"] == "undecided" and judged.verdicts["python"] == "held"
+    assert "| lines right | neither has any | 3 of 3 | undecided |" in claims_table(results)
