@@ -4,7 +4,10 @@
 #include <array>
 #include <functional>
 #include <numeric>
+#include <optional>
 #include <stdexcept>
+
+#include "dlpack.h"
 
 namespace qlora::bindings {
 namespace {
@@ -158,7 +161,76 @@ OutputView TensorView::output_row(int64_t columns) const {
   return {data, floating(), 1, columns};
 }
 
+namespace {
+
+// How torch describes tensors of its own two types, from the versions on that can.
+struct TorchExchange {
+  PyObject *tensor, *parameter;
+  dlpack::Describe describe = nullptr;
+
+  TorchExchange() {
+    const py::module_ torch = py::module_::import("torch");
+    tensor = py::object(torch.attr("Tensor")).release().ptr();
+    parameter = py::object(torch.attr("nn").attr("Parameter")).release().ptr();
+    const py::object capsule =
+        py::getattr(py::handle(tensor), "__dlpack_c_exchange_api__", py::none());
+    if (!PyCapsule_IsValid(capsule.ptr(), dlpack::CAPSULE)) return;
+    const auto* exchange =
+        static_cast<const dlpack::Exchange*>(PyCapsule_GetPointer(capsule.ptr(), dlpack::CAPSULE));
+    if (exchange->major == dlpack::MAJOR_VERSION) describe = exchange->describe;
+  }
+
+  bool takes(py::handle object) const {
+    const auto* type = reinterpret_cast<const PyObject*>(Py_TYPE(object.ptr()));
+    return describe != nullptr && (type == tensor || type == parameter);
+  }
+};
+
+std::optional<ScalarType> type_of(dlpack::DataType type) {
+  if (type.lanes != 1) return {};
+  if (type.code == dlpack::FLOAT && type.bits == 32) return ScalarType::float32;
+  if (type.code == dlpack::FLOAT && type.bits == 16) return ScalarType::float16;
+  if (type.code == dlpack::BFLOAT && type.bits == 16) return ScalarType::bfloat16;
+  if (type.code == dlpack::UNSIGNED && type.bits == 8) return ScalarType::uint8;
+  if (type.code == dlpack::INT && type.bits == 64) return ScalarType::int64;
+  return {};
+}
+
+bool is_contiguous(const dlpack::Tensor& tensor) {
+  int64_t expected = 1;
+  for (int32_t i = tensor.num_dimensions - 1; i >= 0; --i) {
+    if (tensor.shape[i] != 1 && tensor.strides[i] != expected) return false;
+    expected *= tensor.shape[i];
+  }
+  return true;
+}
+
+// The view, or nothing where torch cannot tell so or the tensor is not what a kernel takes: then
+// its attributes say why.
+std::optional<TensorView> described(py::handle object, const char* name) {
+  static const TorchExchange exchange;
+  if (!exchange.takes(object)) return {};
+  dlpack::Tensor tensor;
+  if (exchange.describe(object.ptr(), &tensor) != 0) {
+    PyErr_Clear();
+    return {};
+  }
+  const std::optional<ScalarType> type = type_of(tensor.type);
+  if (tensor.device.type != dlpack::CPU || !type || !is_contiguous(tensor)) return {};
+  TensorView result{static_cast<uint8_t*>(tensor.data) + tensor.byte_offset, *type, {}, name};
+  for (int32_t i = 0; i < tensor.num_dimensions; ++i) result.shape.push_back(tensor.shape[i]);
+  if (tensor.data == nullptr && result.size() > 0) return {};
+  return result;
+}
+
+}  // namespace
+
 TensorView view(py::handle tensor, const char* name) {
+  static const Attribute is_neg("is_neg");
+  if (is_neg.call(tensor).ptr() == Py_True) {
+    refuse(name, "of the values in memory", "of their negatives (torch's lazy negation)");
+  }
+  if (const std::optional<TensorView> known = described(tensor, name)) return *known;
   static const Attribute is_cpu("is_cpu"), is_contiguous("is_contiguous"), shape("shape");
   static const Attribute data_ptr("data_ptr");
   if (is_cpu.of(tensor).ptr() != Py_True) {

@@ -1,6 +1,6 @@
-// torch tensors as pointers and sizes, read through their Python attributes: no torch header, so
-// that one build serves every torch. Everything a kernel relies on for memory safety is checked
-// here.
+// torch tensors as pointers and sizes, read through DLPack's C interface or else through their
+// Python attributes: no torch header, so that one build serves every torch. Everything a kernel
+// relies on for memory safety is checked here.
 #pragma once
 
 #include <pybind11/pybind11.h>

@@ -14,8 +14,7 @@ class KeptLinear:
     """A layer's `Linear`, kept as long as it consists of the very same parts.
 
     It is kept from the second time on that they come: offloading gives a layer other tensors for
-    each call, whose memory must be free after it. A compiled graph keeps nothing, nor does a copy
-    or a pickle take along what is kept.
+    each call, whose memory must be free after it. A copy or a pickle takes along nothing.
     """
 
     def __init__(self) -> None:
@@ -26,8 +25,6 @@ class KeptLinear:
 
     def of(self, parts: tuple[Any, ...], make: Callable[[], Linear]) -> Linear:
         """What `make` has made of these parts."""
-        if torch.compiler.is_compiling():
-            return make()
         kept = self._kept
         if kept is not None and all(map(is_, parts, kept[0])):
             return kept[1]

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -261,7 +262,7 @@ class QLoRALinear(nn.Linear):
 
 def forward_all(layers: Sequence[QLoRALinear], x: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """y [..., out_i] of every layer for one x, in one op call."""
-    dtype = autocast_dtype(x.device.type)
+    dtype = autocast_dtype(x.device.type) if torch._C._is_any_autocast_enabled() else None
     return qlora_linear_group(x if dtype is None else x.to(dtype), [_linear(m) for m in layers])
 
 
@@ -274,7 +275,10 @@ def autocast_dtype(device_type: str) -> torch.dtype | None:
 
 def _linear(layer: QLoRALinear) -> Linear:
     """The layer as the op takes it: without a disabled adapter, dropping in train mode only."""
-    kept = layer.kept_linear.of(_parts(layer), lambda: _without_norm(layer))
+    if torch.compiler.is_compiling():
+        kept = _without_norm(layer)
+    else:
+        kept = layer.kept_linear.of(_parts(layer), lambda: _without_norm(layer))
     if kept.adapter is None or kept.adapter.magnitude is None:
         return kept
     return replace(kept, column_norm=layer.column_norm.of(layer.base, kept.adapter))
@@ -287,8 +291,9 @@ def _without_norm(layer: QLoRALinear) -> Linear:
     return Linear(layer.base, adapter, layer.bias)
 
 
-_TENSORS = ("weight", *_SCALES, "bias", *ADAPTER_PARTS)
-_FACTS = (
+# Of `_parameters` and of `_buffers`, in the order in which they are registered.
+_TENSORS = ("weight", "bias", *ADAPTER_PARTS, *_SCALES)
+_facts = itemgetter(
     "weight_dtype", "alpha", "rslora", "dropout", "dropout_on", "adapter_enabled", "training",
     "unmerged_base",
 )  # fmt: skip
@@ -296,7 +301,10 @@ _FACTS = (
 
 def _parts(layer: QLoRALinear) -> tuple[Any, ...]:
     """All that `_without_norm` reads and anybody may replace."""
-    held = {**layer._parameters, **layer._buffers, **layer.__dict__}
-    names = (*_TENSORS, *_FACTS)
-    # A parametrized tensor is a property, made anew each time.
-    return tuple([held[name] if name in held else getattr(layer, name) for name in names])
+    parameters, buffers = layer._parameters, layer._buffers
+    tensors: tuple[Any, ...]
+    if (*parameters, *buffers) == _TENSORS:
+        tensors = (*parameters.values(), *buffers.values())
+    else:  # A parametrized tensor is a property, made anew each time; a replica has attributes.
+        tensors = tuple([getattr(layer, name) for name in _TENSORS])
+    return (*tensors, *_facts(layer.__dict__))

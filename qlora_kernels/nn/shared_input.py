@@ -51,22 +51,18 @@ class SharedInput:
     def __init__(self, layers: Sequence[QLoRALinear]) -> None:
         """`layers` [in, out_i]: those that are expected to be called with one tensor."""
         self.layers = layers
-        self.key: tuple[Any, ...] = ()
-        self.outputs: list[torch.Tensor | None] = [None] * len(layers)
+        self.key: tuple[Any, ...] | None = None
+        self.outputs: dict[QLoRALinear, torch.Tensor] = {}  # of x, not yet taken
 
     def output(self, layer: QLoRALinear, x: torch.Tensor) -> torch.Tensor:
         """y of this layer; of all of them, if x is new or `layer` had its own already."""
-        place = next(i for i, member in enumerate(self.layers) if member is layer)
-        key = (x, _version(x), torch.is_grad_enabled(), autocast_dtype(x.device.type))
-        known = bool(self.key) and self.key[0] is x and self.key[1:] == key[1:]
-        y = self.outputs[place] if known else None
-        if y is None:
-            self.key = key
-            self.outputs = list(forward_all(self.layers, x))
-            y = self.outputs[place]
-            assert y is not None
-        self.outputs[place] = None
-        return y
+        dtype = autocast_dtype(x.device.type) if torch._C._is_any_autocast_enabled() else None
+        key = (_version(x), torch.is_grad_enabled(), dtype)
+        known = self.key is not None and self.key[0] is x and self.key[1:] == key
+        if not known or layer not in self.outputs:
+            self.key = (x, *key)
+            self.outputs = dict(zip(self.layers, forward_all(self.layers, x), strict=True))
+        return self.outputs.pop(layer)
 
 
 def _version(x: torch.Tensor) -> int | None:
@@ -82,10 +78,15 @@ def _version(x: torch.Tensor) -> int | None:
 
 def _members(parent: nn.Module, names: Sequence[str]) -> list[QLoRALinear]:
     """The named children, if all of them are our layers and take an input of one width."""
-    children = [getattr(parent, name, None) for name in names]
+    children = [parent._modules.get(name) for name in names]
     layers = [c for c in children if isinstance(c, QLoRALinear)]
     fits = len(layers) == len(names) and len({layer.in_features for layer in layers}) == 1
     return layers if fits else []
+
+
+def _share(layers: Sequence[QLoRALinear], shared: SharedInput | None) -> None:
+    for layer in layers:
+        layer.__dict__["shared_input"] = shared  # past nn.Module's search for parameters
 
 
 # The hooks know names only, so that copies, pickles and replaced children need no care.
@@ -97,9 +98,7 @@ class _Open:
 
     def __call__(self, parent: nn.Module, _: Any) -> None:
         layers = _members(parent, self.names)
-        shared = SharedInput(layers)
-        for layer in layers:
-            layer.shared_input = shared
+        _share(layers, SharedInput(layers))
 
 
 @dataclass(frozen=True)
@@ -107,5 +106,4 @@ class _Close:
     names: tuple[str, ...]
 
     def __call__(self, parent: nn.Module, *_: Any) -> None:
-        for layer in _members(parent, self.names):
-            layer.shared_input = None
+        _share(_members(parent, self.names), None)

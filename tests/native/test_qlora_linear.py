@@ -133,3 +133,35 @@ def test_sizes_that_do_not_fit_are_refused(isa: str):
         native.weight(replace(p.q, codes=p.q.codes[:-1]))
     with pytest.raises(ValueError, match="block_size: should be a power of two"):
         native.weight(replace(p.q, block_size=48))
+
+
+class Described(torch.Tensor):
+    """A type that torch's C exchange is not asked about, so that its attributes are read."""
+
+
+def test_tensors_are_read_the_same_in_both_ways():
+    """By DLPack's C exchange, which torch has from 2.10 on, and by attributes."""
+    p = linear_problem(LinearCase(2, 48, 64, rank=4), torch.float32)
+    weight, threads = native.weight(p.q), torch.get_num_threads()
+    results = []
+    for x in (p.x, p.x.as_subclass(Described)):
+        results.append(y := torch.empty(2, 48))
+        arguments = (weight, (p.adapter, None), (None, None), y)
+        native.cpu().qlora_linear_forward(x, [arguments], threads)
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("kind", [torch.Tensor, Described])
+def test_tensors_that_no_kernel_can_walk_are_refused(kind: type[torch.Tensor]):
+    p = linear_problem(LinearCase(2, 48, 64), torch.float32)
+    x = p.x.T.contiguous()
+    arguments = (native.weight(p.q), (None, None), (None, None), torch.empty(2, 48))
+    refused = {
+        "contiguous, was strided": x.T,
+        "was torch.float64": x.double().T.contiguous(),
+        "on the CPU, was meta": torch.empty(2, 64, device="meta"),
+        "was of their negatives": torch._neg_view(x.T.contiguous()),
+    }
+    for reason, tensor in refused.items():
+        with pytest.raises(ValueError, match=f"x: should be .*{reason}"):
+            native.cpu().qlora_linear_forward(tensor.as_subclass(kind), [arguments], 1)

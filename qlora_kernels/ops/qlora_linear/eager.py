@@ -15,7 +15,7 @@ from weakref import ref
 import torch
 from torch.autograd import forward_ad
 
-from qlora_kernels import dispatch, native
+from qlora_kernels import dispatch
 from qlora_kernels.formats import QuantizedTensor
 from qlora_kernels.native import telling_stale
 from qlora_kernels.ops.qlora_linear import native_kernel
@@ -31,12 +31,11 @@ def run(x: torch.Tensor, layers: Sequence[Layer]) -> tuple[torch.Tensor, ...] | 
     """y [..., n_i] of each layer, or None where the call must go the long way."""
     if not (_nobody_watches() and _takes(x, layers)):
         return None
-    trained = [t for layer in layers for t in _trained(layer)]
     try:
-        if torch.is_grad_enabled() and any(
-            t is not None and t.requires_grad for t in (x, *trained)
-        ):
-            return _Eager.apply(layers, x, *trained)  # type: ignore[no-untyped-call, no-any-return]
+        if torch.is_grad_enabled():
+            trained = [t for layer in layers for t in _trained(layer)]
+            if any(t is not None and t.requires_grad for t in (x, *trained)):
+                return _Eager.apply(layers, x, *trained)  # type: ignore[no-untyped-call, no-any-return]
         return tuple(native_kernel.forward_group(x, layers))
     except ValueError:
         return None
@@ -59,10 +58,9 @@ def _takes(x: torch.Tensor, layers: Sequence[Layer]) -> bool:
     """Plain tensors on the CPU, a quantized base, no magnitude, and a backend that may be ours."""
     return (
         _may_run()
-        and _is_plain(x)
-        and x.layout is torch.strided
-        and x.dtype in _DTYPES
+        and type(x) in _PLAIN
         and x.is_cpu
+        and x.layout is torch.strided
         and x.numel() > 0
         and all(map(_takes_layer, layers))
     )
@@ -72,33 +70,37 @@ def _may_run() -> bool:
     return dispatch.may_run(native_kernel.BACKEND)
 
 
-def _is_plain(tensor: torch.Tensor) -> bool:
-    """Neither a subclass nor one whose sign is only noted."""
-    return type(tensor) in _PLAIN and not tensor.is_neg()
-
-
 def _has_values(dy: torch.Tensor) -> bool:
     """Whether a gradient's values lie in memory: those of is_grads_batched=True, or known to be
-    zero, do not.
+    zero or the negative of others, do not.
     """
-    return _is_plain(dy) and torch._C._has_storage(dy) and not dy._is_zerotensor()
+    noted = dy.is_neg() or dy._is_zerotensor()
+    return type(dy) in _PLAIN and torch._C._has_storage(dy) and not noted
 
 
 def _takes_layer(layer: Layer) -> bool:
+    """Asked once of a layer, whose tensors stay the same; bindings read what these hold each time.
+
+    Raises InputError for parts that do not belong together.
+    """
+    takes: bool | None = layer.__dict__.get("_takes")
+    if takes is None:
+        takes = layer.__dict__["_takes"] = _is_ours(layer)
+    return takes
+
+
+def _is_ours(layer: Layer) -> bool:
     base = layer.base
     if not isinstance(base, QuantizedTensor) or len(base.shape) != 2:
         return False
     if layer.output_scale is not None:
         return False
-    if not native.knows(base):
-        base.check("qlora_linear")
-    if layer.adapter is not None:
-        layer.adapter.check("qlora_linear")
     if layer.bias is not None and layer.bias.dtype not in _DTYPES:
         return False
-    if not all(t is None or type(t) in _PLAIN for t in layer.tensors):
-        return False
-    return all(t is None or _is_plain(t) for t in _trained(layer))
+    base.check("qlora_linear")
+    if layer.adapter is not None:
+        layer.adapter.check("qlora_linear")
+    return all(t is None or type(t) in _PLAIN for t in (*layer.tensors, layer.bias))
 
 
 def _trained(layer: Layer) -> tuple[torch.Tensor | None, ...]:

@@ -93,14 +93,15 @@ def qlora_linear_group(x: torch.Tensor, linears: Sequence[Linear]) -> tuple[torc
     if len(linears) not in GROUP_SIZES:
         sizes = ", ".join(map(str, GROUP_SIZES))
         raise InputError(f"qlora_linear_group: linears should be {sizes}, were {len(linears)}")
-    if len(linears) > 1 and any(_drops_input_of_dora(linear) for linear in linears):
+    is_dora = any(linear.is_dora for linear in linears)
+    if is_dora and len(linears) > 1 and any(map(_drops_input_of_dora, linears)):
         return tuple(qlora_linear_group(x, [linear])[0] for linear in linears)
     seeds = [_seed(x, linear) for linear in linears]
     layers = [
         linear.layer if seed is None else replace(linear.layer, seed=seed)
         for linear, seed in zip(linears, seeds, strict=True)
     ]
-    if not any(linear.is_dora for linear in linears):
+    if not is_dora:
         outputs: tuple[torch.Tensor, ...] | None = eager.run(x, layers)
         if outputs is not None:
             return outputs
