@@ -108,7 +108,7 @@ def headline(found: Sequence[Source]) -> str:
 
 
 def kernel_lines(records: Records) -> list[Line]:
-    """One for each op, backend, format and direction: how much faster than whom."""
+    """One for each op, backend, format, dtype and direction: how much faster than whom."""
     found = []
     key = _kind
     for kind, chosen in grouped(records, key).items():
@@ -124,7 +124,8 @@ def kernel_lines(records: Records) -> list[Line]:
 def _kind(record: Mapping[str, Any]) -> str:
     case = record["case"]
     trains = " with gradients" * (case["direction"] != "forward")
-    return f"`{record['op']}`{trains}, {case['format']}, {record['backend']}"
+    cold = ", weights out of cache" * bool(record["settings"].get("cold_mb"))
+    return f"`{record['op']}`{trains}, {case['format']}, {case['dtype']}, {record['backend']}{cold}"
 
 
 def _range(ratios: list[float]) -> str:

@@ -1,6 +1,7 @@
 """The pages are what the committed records say, and a new record appears by itself."""
 
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -66,6 +67,23 @@ def test_every_record_names_a_command_that_exists():
             else:
                 assert words[:2] == ["-m", "bench"], f"{source.path}: {told}"
                 assert words[2] in STUDIES or words[2].startswith("--")
+
+
+def test_every_record_names_its_commit_date_and_machine():
+    """The demo's is of a time before it did; `make demo` names them now."""
+    older = {Path("demo/report.json")}
+    for source in sources(RESULTS):
+        for record in source.records:
+            absent = {"commit", "date", "machine"} - record.keys()
+            assert not absent or source.path in older, f"{source.path}: {absent}"
+
+
+def test_readme_names_commands_that_exist():
+    readme, targets = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
+    for word in re.findall(r"python -m bench ([\w-]+)", readme):
+        assert word in STUDIES or word.startswith("--"), word
+    for target in re.findall(r"`make ([\w-]+)", readme):
+        assert f"\n{target}:" in targets, target
 
 
 def test_a_kernels_command_is_taken_as_it_is_told():
@@ -139,7 +157,7 @@ def test_several_runs_show_their_spread_and_slow_peers_are_marked(results: Path)
 
 def test_the_headline_stands_between_its_marks(results: Path):
     table = headline(sources(results))
-    assert "| `dequantize`, nf4, triton | times as fast as bitsandbytes 1.50 |" in table
+    assert "| `dequantize`, nf4, bf16, triton | times as fast as bitsandbytes 1.50 |" in table
     assert replaced(f"a\n{BEGIN}\nold\n{END}\nb\n", table) == f"a\n{table}\nb\n"
     with pytest.raises(ValueError, match="README should have the lines"):
         replaced("no marks", table)

@@ -22,6 +22,8 @@ def test_the_demo_is_quoted_from_its_record():
         f"| base | {DEMO['base_accuracy']:.1%} |",
         f"{DEMO['bytes_per_weight']:.4f} bytes per quantized weight",
         f"{DEMO['seconds'] / 60:.1f} minutes",
+        f"{DEMO['num_test_rows']} test sentences\nmade from {DEMO['num_test_templates']} templates",
+        *([f"On {DEMO['machine']['cores']} cores of an AMD EPYC"] if "machine" in DEMO else []),
     ]
     assert [text for text in quoted if text not in README] == []
 
@@ -32,6 +34,7 @@ def test_the_comparison_is_quoted_from_its_record():
         for name, summary in COMPARISON["summary"].items()
     ]
     quoted = [*rows, f"{COMPARISON['difference_points']:+.1f} points"]
+    quoted += [f"ran at commit {COMPARISON['commit'][:7]};"]
     assert [text for text in quoted if text not in README] == []
 
 
@@ -45,6 +48,7 @@ def test_the_bases_are_quoted_from_their_records():
     tuned = sorted(row["nf4-tuned"] for name, row in ERRORS.items() if "encoder" in name)
     quoted += [
         f"{PERPLEXITY['tokens']:,} tokens",
+        "Calibration read {:,} tokens".format(int(PERPLEXITY["calibration"].split()[-2])),
         f"{normal['nf4 searched']:.3f} of NF4's",
         f"nf4-tuned to {normal['nf4-tuned']:.3f}",
         f"{tuned[0]:.3f} to {tuned[-1]:.3f} times NF4's",
@@ -60,6 +64,9 @@ def test_optimizer_and_dora_steps_are_quoted_from_their_records():
         f"| {r['case']['format']} | {r['against']} | {r['median_ms']:.1f} | {r['ratio']:.2f} |"
         for r in records
     ]
+    shapes = {(r["case"]["n"], r["case"]["k"]) for r in records}
+    assert {round(n * k / 1e6) for n, k in shapes} == {50} and {n for n, _ in shapes} == {448}
+    quoted += ["50 million float32 parameters in 448 tensors"]
     for tokens in (512, 128):
         path = RESULTS / f"dora-step/{tokens}-tokens.json"
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -90,6 +97,25 @@ def test_the_doctor_is_quoted_from_its_records():
         assert quote.format(matrix) in " ".join(README.split())
         if folder == "doctor":
             assert matrix.right >= 0.85 * matrix.faults and not matrix.accused
+
+
+def test_where_we_are_slower_is_said_as_long_as_it_is_so():
+    generate = json.loads((RESULTS / "generate/smollm2.json").read_text(encoding="utf-8"))
+    lines = (RESULTS / "cpu-amd-epyc/qlora_linear.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
+    narrow = [
+        r["ratio"]
+        for r in records
+        if r["against"] == "torch" and r["case"]["direction"] == "forward"
+        and r["case"]["n"] == 576 and r["case"]["m"] == 1
+    ]  # fmt: skip
+    said = {
+        "A greedy token of that model takes us longer than transformers": min(
+            generate["ratios"].values()
+        ) < 1,
+        "(576 wide) take longer than torch's dense ones": min(narrow) < 1,
+    }  # fmt: skip
+    assert {text: text in README for text in said} == said
 
 
 def test_the_records_meet_the_goals():
