@@ -1,4 +1,4 @@
-"""Greedy tokens a second: ours over codes, and transformers over the same values made dense.
+"""Greedy tokens a second: `qlora generate` over codes, and transformers over their values, dense.
 
 What the codes stand for is exact in float32, so both must choose the same tokens there; only then
 is anything timed. transformers in bfloat16 rounds otherwise and may choose others.
@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 import qlora_kernels as qk
+from qlora.decoding import decoder
 from qlora.models import DTYPES, compute_dtype, load_model
 from qlora.provenance import provenance
 from qlora_kernels.errors import InputError
@@ -108,9 +109,9 @@ def check(models: dict[str, Any], prompts: list[torch.Tensor], tokens: int) -> N
             )
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def greedy(model: Any, prompt: torch.Tensor, tokens: int) -> torch.Tensor:
-    """Exactly so many new tokens."""
+    """Exactly so many new tokens, with quantized layers as `qlora generate` makes them."""
     output = model.generate(
         prompt,
         attention_mask=torch.ones_like(prompt),
@@ -118,6 +119,7 @@ def greedy(model: Any, prompt: torch.Tensor, tokens: int) -> torch.Tensor:
         max_new_tokens=tokens,
         do_sample=False,
         pad_token_id=0,
+        custom_generate=decoder(model) if qk.nn.quantized_layers(model) else None,
     )
     found: torch.Tensor = output[0, prompt.shape[1] :]
     return found

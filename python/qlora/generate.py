@@ -112,6 +112,8 @@ def complete(
     import torch
     from transformers import GenerationConfig, set_seed
 
+    from qlora.decoding import decoder
+
     tokens = _prompt_tokens(tokenizer, prompt, settings.chat)
     _check_length(model, len(tokens), settings.max_new_tokens)
     sampling = {"temperature": settings.temperature, "top_p": settings.top_p, "top_k": 0}
@@ -125,12 +127,13 @@ def complete(
     inputs = torch.tensor([tokens], device=model.device)
     set_seed(settings.seed)
     start = time.perf_counter()
-    with torch.no_grad():
+    with torch.inference_mode():
         output = model.generate(
             inputs,
             attention_mask=torch.ones_like(inputs),
             generation_config=config,
             streamer=streamer,
+            custom_generate=decoder(model, streamer),
         )
     seconds = time.perf_counter() - start
     answer = output[0, len(tokens) :]

@@ -6,9 +6,10 @@ import json
 
 import pytest
 import torch
+from transformers import MambaConfig, MambaForCausalLM
 
 import qlora_kernels as qk
-from qlora import cli
+from qlora import cli, decoding
 from qlora.data.chat import encode_chat, reply_tokens
 from qlora.generate import GenerateSettings, complete
 from qlora.models import load_model, load_tuned
@@ -128,3 +129,22 @@ def test_a_model_without_an_end_is_refused(model, tokenizer, tiny):
     endless.eos_token = model.generation_config.eos_token_id = None
     with pytest.raises(InputError, match="should have an end-of-text token, has none"):
         complete(model, endless, "x", GenerateSettings(tiny, "x"))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+def test_our_loop_makes_the_tokens_of_transformers(
+    model, tokenizer, tiny, monkeypatch, temperature
+):
+    """With what the model's own generation_config asks for, too."""
+    settings = GenerateSettings(tiny, "x", None, max_new_tokens=24, temperature=temperature, seed=3)
+    model.generation_config.repetition_penalty = 1.3
+    ours = complete(model, tokenizer, "ROMEO.", settings)
+    monkeypatch.setattr(decoding, "decoder", lambda *_: None)
+    theirs = complete(model, tokenizer, "ROMEO.", settings)
+    assert ours.completion == theirs.completion and ours.tokens == theirs.tokens == 24
+
+
+def test_a_model_with_a_state_of_its_own_keeps_the_loop_of_transformers():
+    small = {"hidden_size": 32, "num_hidden_layers": 1, "vocab_size": 16, "state_size": 4}
+    mamba = MambaForCausalLM(MambaConfig(**small))
+    assert decoding.decoder(mamba) is None
