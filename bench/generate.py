@@ -17,6 +17,7 @@ from torch import nn
 
 import qlora_kernels as qk
 from qlora.decoding import decoder
+from qlora.half_head import halve_head
 from qlora.models import DTYPES, compute_dtype, load_model
 from qlora.provenance import provenance
 from qlora_kernels.errors import InputError
@@ -81,6 +82,7 @@ def variants(path: Path, rank: int) -> tuple[dict[str, Any], list[torch.Tensor]]
     if dtype != torch.float32:
         qk.prepare_model(exact, qk.QLoRAConfig(rank=rank or 8, targets=targets))
         models["exact"] = exact.eval()
+    halve_head(ours)
     return models, [tokenizer(text, return_tensors="pt").input_ids for text in PROMPTS]
 
 

@@ -88,11 +88,14 @@ def run(arguments: argparse.Namespace) -> int:
     prompt = sys.stdin.read() if settings.prompt == "-" else settings.prompt
     from transformers import TextStreamer  # takes seconds to import
 
+    from qlora.half_head import WORTH_IT_FROM, halve_head
     from qlora.models import load_tuned
 
     model, tokenizer = load_tuned(
         settings.model, settings.adapter, base_config(settings), settings.dtype
     )
+    if settings.max_new_tokens >= WORTH_IT_FROM:
+        halve_head(model)
     options = {"skip_prompt": True, "skip_special_tokens": True}
     streamer = None if arguments.json else TextStreamer(tokenizer, **options)
     completion = complete(model, tokenizer, prompt, settings, streamer)

@@ -106,4 +106,8 @@ class _Close:
     names: tuple[str, ...]
 
     def __call__(self, parent: nn.Module, *_: Any) -> None:
-        _share(_members(parent, self.names), None)
+        for name in self.names:
+            child = parent._modules.get(name)
+            if isinstance(child, QLoRALinear) and child.shared_input is not None:
+                _share(child.shared_input.layers, None)
+                return
