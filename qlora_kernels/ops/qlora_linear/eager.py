@@ -139,7 +139,9 @@ class _Eager(torch.autograd.Function):
         else:  # somebody watches, or has forced another backend, since forward
             gradients = run_backward(dys, x, layers, ctx.wanted)
         dx = gradients[0].x
-        parts = [None, None if dx is None else dx.view(x.shape)]
+        if dx is not None and dx.shape != x.shape:
+            dx = dx.view(x.shape)
+        parts = [None, dx]
         for g, dtype in zip(gradients, ctx.bias_dtypes, strict=True):
             parts += [g.a, g.b, None if g.bias is None else g.bias.to(dtype)]
         return tuple(parts)
