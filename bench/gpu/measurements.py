@@ -67,6 +67,7 @@ MEASUREMENTS = (
     _linear("--shapes", "llama-70b", "--m", "1,16,4096", *BOTH),
     _linear("--shapes", "smollm2", "--m", "1,512,4096", "--dtype", "fp16"),
 )
+PART = "part.jsonl"  # what runs now writes here, case by case
 # float32, since a CPU takes seconds for the roof of 16-bit products.
 TINY = ("--shapes", "64x128", "--m", "2", "--dtype", "fp32", "--seconds", "0", "--threads", "1")
 
@@ -77,7 +78,8 @@ def measure(place: Place, green: set[str] | None, timed: set[str]) -> Iterator[s
     green: what tests found so, or None if none ran, when each measurement's own check decides.
     """
     whole = place.output / "kernels.jsonl"
-    whole.unlink(missing_ok=True)
+    for earlier in (whole, place.output / PART):  # of a call that was killed
+        earlier.unlink(missing_ok=True)
     for measurement in rehearsed() if place.rehearses else MEASUREMENTS:
         op, backend = measurement.op, measurement.backend
         name = named(op, backend)
@@ -101,7 +103,7 @@ def rehearsed() -> list[Measurement]:
 
 def _timed(place: Place, measurement: Measurement, whole: Path) -> str:
     """Its tables, or what it said before it failed."""
-    part = place.output / "part.jsonl"
+    part = place.output / PART
     options = TINY if place.rehearses else (*measurement.options, "--seconds", "0.1")
     words = ["-m", "bench", "--op", measurement.op, "--backend", measurement.backend, *options]
     words += ["--against", measurement.own if place.rehearses else measurement.against]

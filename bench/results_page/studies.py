@@ -103,6 +103,22 @@ def planner(r: Record) -> Figures:
     return ["shape", "method", "checkpointed", "predicted MiB", "measured MiB", "off"], lines
 
 
+def train_step(r: Record) -> Figures:
+    """A line that disagreed with its twin has no speed; the rounds are the runs."""
+    lines = []
+    for row in r["rows"]:
+        figures = ["refused: its losses are others"] + [""] * 3
+        if not row["refused"]:
+            times = row["times_slower_than_ours"]
+            figures = [
+                f"{row['tokens_per_second']:.1f}", f"{row['slowest']:.1f} to {row['fastest']:.1f}",
+                f"{times:.2f}" if times else "", f"{row['peak_bytes'] / MEBIBYTE:,.0f}",
+            ]  # fmt: skip
+        lines.append([row["line"], *figures, f"{row['losses'][-1]:.4f}"])
+    rounds = f"of {r['rounds']} rounds"
+    return ["line", "tokens/s", rounds, "its step / ours", "peak MiB", "last loss"], lines
+
+
 def watch(r: Record) -> Figures:
     row = [r["model"], f"{r['step_ms']:,.0f} ms", f"{r['watch_ms']:.1f} ms", f"{r['share']:.2%}"]
     return ["model", "step", "watch", "share"], [row]
@@ -190,7 +206,7 @@ STUDIES = {
         "What formats and methods are worth", "python -m bench quality", quality
     ),
     "train-step/*.json": Study(
-        "Training steps: {problem[title]}", "python -m bench train-step", plain_figures
+        "Training steps: {problem[title]}", "python -m bench train-step", train_step
     ),
     "watch-cost/smollm2.json": Study(
         "What watching a run costs",

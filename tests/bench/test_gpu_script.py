@@ -112,6 +112,30 @@ def test_no_measurement_starts_when_time_is_up(tmp_path: Path, monkeypatch: pyte
     assert all("no time is left" in line for line in measure(late, green, set(OPS)))
 
 
+def test_what_is_listed_first_is_timed_first_and_the_rest_is_named(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+):
+    """Time for three: few rows, which the first goals are about, in both backends, then many."""
+    ran: list[tuple[str, ...]] = []
+
+    def python(self: Place, *words: str, seconds: float) -> tuple[int, str]:
+        ran.append(words)
+        Path(words[words.index("--json") + 1]).write_text(f'{{"op": {len(ran)}}}\n')
+        return 0, "table"
+
+    left = property(lambda self: 100.0 if len(ran) < 3 else 0.0)
+    monkeypatch.setattr(Place, "python", python)
+    monkeypatch.setattr(Place, "rehearses", False)
+    monkeypatch.setattr(Place, "seconds_left", left)
+    (place.output / measurements.PART).write_text('{"op": "of a call that was killed"}\n')
+    lines = list(measure(place, None, set(OPS)))
+    backends_and_rows = [(w[w.index("--backend") + 1], w[w.index("--m") + 1]) for w in ran]
+    assert backends_and_rows == [("triton", "1,16,64"), ("cuda", "1,16"), ("triton", "4096")]
+    assert sum("no time is left" in line for line in lines) == len(MEASUREMENTS) - 3
+    kept = (place.output / "kernels.jsonl").read_text().splitlines()
+    assert [json.loads(line)["op"] for line in kept] == [1, 2, 3]
+
+
 def test_every_measurement_is_a_command_that_bench_takes():
     for measurement in MEASUREMENTS:
         parser = kernels_parser()

@@ -109,9 +109,16 @@ def test_a_new_record_appears_by_itself(results: Path):
 def test_a_training_step_has_its_own_title_page_and_picture(results: Path):
     rows = [
         {"line": "qlora", "refused": True, "losses": [3.0]},
-        {"line": "qlora raised", "refused": False, "times_slower_than_ours": 2.345},
-    ]
-    record = {"command": "python -m bench train-step", "problem": {"title": "tiny"}, "rows": rows}
+        {
+            "line": "qlora raised", "refused": False, "times_slower_than_ours": 2.345,
+            "tokens_per_second": 100.0, "slowest": 99.0, "fastest": 101.0,
+            "peak_bytes": 1 << 30, "losses": [3.0, 2.5],
+        },
+    ]  # fmt: skip
+    record = {
+        "command": "python -m bench train-step", "problem": {"title": "tiny"}, "rounds": 3,
+        "rows": rows,
+    }  # fmt: skip
     (results / "train-step").mkdir()
     for name in ("a", "b"):
         (results / f"train-step/{name}.json").write_text(json.dumps(record))
@@ -120,7 +127,9 @@ def test_a_training_step_has_its_own_title_page_and_picture(results: Path):
     found = sources(results)
     text = page(found, results)
     assert text.count("### Training steps: tiny") == 2
-    assert "| qlora raised | False | 2.345 |" in text
+    assert "| line | tokens/s | of 3 rounds |" in text
+    assert "| qlora raised | 100.0 | 99.0 to 101.0 | 2.35 | 1,024 | 2.5000 |" in text
+    assert "| qlora | refused: its losses are others |  |  |  | 3.0000 |" in text
     first, second = text.split("### Training steps: tiny")[1:]
     assert "![a](train-step/a.png)" in first and "train-step/a.md" in first
     assert "![b](train-step/b.png)" in second and "train-step/b.md" in second
