@@ -113,10 +113,10 @@ def _measured(
     for line in timed(session, cases, kept, Limits(arguments.runs, arguments.minutes)):
         console.print(line, markup=False)
         red = red or " is red" in line
-    if kept.records:
-        console.print(table(kept.records, f"{arguments.op}, {arguments.backend}"))
+    if records := kept.under(session.settings):
+        console.print(table(records, f"{arguments.op}, {arguments.backend}"))
         if arguments.plot:
-            roofline(kept.records, arguments.plot)
+            roofline(records, arguments.plot)
     return int(red)
 
 

@@ -29,6 +29,11 @@ class Kept:
     def records(self) -> list[Record]:
         return list(self.found.values())
 
+    def under(self, settings: Mapping[str, Any]) -> list[Record]:
+        """Those of the same conditions."""
+        wanted = _conditions(settings)
+        return [r for r in self.records if _conditions(r.settings) == wanted]
+
     def add(self, new: Record) -> None:
         """As one more run of what is there."""
         measured = _measured(new.op, new.case, new.backend, new.settings)
@@ -90,5 +95,8 @@ def foretold(kept: Kept, backend: str) -> Pace:
 
 
 def _measured(op: str, case: Mapping[str, Any], backend: str, settings: Mapping[str, Any]) -> str:
-    conditions = {name: settings.get(name) for name in CONDITIONS}
-    return json.dumps([op, dict(case), backend, conditions], sort_keys=True)
+    return json.dumps([op, dict(case), backend, _conditions(settings)], sort_keys=True)
+
+
+def _conditions(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: settings.get(name) for name in CONDITIONS}

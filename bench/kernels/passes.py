@@ -1,6 +1,8 @@
 """Passes over the cases, each of which gives every case one run, and what of them a call takes."""
 
+import gc
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from bench.kernels import peers
@@ -39,7 +41,9 @@ def timed(session: Session, cases: Sequence[Case], kept: Kept, limits: Limits) -
                 continue
             seconds = budget.per_contender(len(left) - index, len(names), session.effort.seconds)
             run_session = replace(session, effort=replace(session.effort, seconds=seconds))
-        for result in run_case(run_session, case):
+        with _packages_left_alone():
+            results = list(run_case(run_session, case))
+        for result in results:
             if isinstance(result, str):
                 yield result
             else:
@@ -47,6 +51,16 @@ def timed(session: Session, cases: Sequence[Case], kept: Kept, limits: Limits) -
         kept.write()
     if late:
         yield f"{len(late)} of {len(left)} were not timed for want of time: --resume goes on"
+
+
+@contextmanager
+def _packages_left_alone() -> Iterator[None]:
+    """No round looks through the peers' packages for garbage, which takes longer than a case."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _num_runs(session: Session, case: Case, kept: Kept) -> int:

@@ -124,8 +124,12 @@ def kernel_lines(records: Records) -> list[Line]:
 def _kind(record: Mapping[str, Any]) -> str:
     case = record["case"]
     trains = " with gradients" * (case["direction"] != "forward")
-    cold = ", weights out of cache" * bool(record["settings"].get("cold_mb"))
-    return f"`{record['op']}`{trains}, {case['format']}, {case['dtype']}, {record['backend']}{cold}"
+    settings = record["settings"]
+    where = ", weights out of cache" * bool(settings.get("cold_mb"))
+    where += ", raised allocator" * (settings.get("allocator") == "raised")
+    return (
+        f"`{record['op']}`{trains}, {case['format']}, {case['dtype']}, {record['backend']}{where}"
+    )
 
 
 def _range(ratios: list[float]) -> str:

@@ -1,4 +1,4 @@
-"""Records of kernels as a table: a row per case, a column per peer and allocator."""
+"""Records of kernels as tables: one per op, backend and allocator, a row per case."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -46,11 +46,18 @@ def _peers(records: Records) -> str:
 
 
 def tables(records: Records) -> list[str]:
-    """Paragraphs: for each op and backend its table, its roof, and what was wrong with whom."""
+    """Paragraphs: for each table its roof, and what was wrong with whom."""
     parts: list[str] = []
-    for (op, backend), chosen in grouped(records, lambda r: (r["op"], r["backend"])).items():
-        parts += [f"`{op}`, backend {backend}:", _table(chosen), *_notes(chosen)]
+    for heading, chosen in grouped(records, _heading).items():
+        parts += [f"{heading}:", _table(chosen), *_notes(chosen)]
     return parts
+
+
+def _heading(record: Mapping[str, Any]) -> str:
+    """Of its table; the allocator where it is not the system's own."""
+    allocator = record["settings"].get("allocator", "default")
+    raised = f", {allocator} allocator" * (allocator != "default")
+    return f"`{record['op']}`, backend {record['backend']}{raised}"
 
 
 def grouped(records: Iterable[Mapping[str, Any]], key: Any) -> dict[Any, list[Mapping[str, Any]]]:
@@ -62,13 +69,12 @@ def grouped(records: Iterable[Mapping[str, Any]], key: Any) -> dict[Any, list[Ma
 
 
 def _table(records: Records) -> str:
-    columns = list(dict.fromkeys(map(_column, records)))
-    rivals = [column for column in columns if column]
+    rivals = list(dict.fromkeys(r["against"] for r in records if r["against"]))
     num_runs = max(map(_num_runs, records))
     lines = []
     for case, of_case in grouped(records, lambda r: described(r["case"])).items():
         ours = of_case[0]
-        cells = {_column(record): _against(record) for record in of_case}
+        cells = {record["against"]: _against(record) for record in of_case}
         for record in of_case:  # names that have a time keep it
             cells = dict.fromkeys(_left_out(record), LEFT_OUT) | cells
         words = [case, spread(ours, _num_runs(ours)), _between_runs(ours)]
@@ -89,7 +95,7 @@ def _between_runs(record: Mapping[str, Any], figure: str = "median_ms", form: st
 def _left_out(record: Mapping[str, Any]) -> list[str]:
     """Columns of the peers that were too slow to be called."""
     absent = record.get("not_against", {})
-    return [_named(n, record) for n, reason in absent.items() if reason.startswith(pace.LEFT_OUT)]
+    return [name for name, reason in absent.items() if reason.startswith(pace.LEFT_OUT)]
 
 
 def described(case: Mapping[str, Any]) -> str:
@@ -98,16 +104,6 @@ def described(case: Mapping[str, Any]) -> str:
     if case["m"]:
         words += [f"rank {case['rank']}" * bool(case["rank"]), case["direction"]]
     return ", ".join(word for word in words if word)
-
-
-def _column(record: Mapping[str, Any]) -> str | None:
-    return None if record["against"] is None else _named(record["against"], record)
-
-
-def _named(peer: str, record: Mapping[str, Any]) -> str:
-    """The peer, and the allocator where it is not the system's own."""
-    allocator = record["settings"].get("allocator", "default")
-    return peer + ("" if allocator == "default" else f", {allocator} allocator")
 
 
 def _against(record: Mapping[str, Any]) -> str:

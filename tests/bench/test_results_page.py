@@ -164,6 +164,18 @@ def test_several_runs_show_their_spread_and_slow_peers_are_marked(results: Path)
     assert "3 runs of each case, of some cases 1" in text and reason not in text
 
 
+def test_another_allocator_has_a_table_of_its_own(results: Path):
+    raised = {**KERNEL, "settings": {**KERNEL["settings"], "allocator": "raised"}}
+    lines = [json.dumps(KERNEL), json.dumps(raised)]
+    (results / "nvidia-h100/kernels.jsonl").write_text("\n".join(lines))
+    text = page(sources(results), results)
+    assert "`dequantize`, backend triton:" in text
+    assert "`dequantize`, backend triton, raised allocator:" in text
+    told = headline(sources(results))
+    assert "| `dequantize`, nf4, bf16, triton |" in told
+    assert "| `dequantize`, nf4, bf16, triton, raised allocator |" in told
+
+
 def test_the_headline_stands_between_its_marks(results: Path):
     table = headline(sources(results))
     assert "| `dequantize`, nf4, bf16, triton | times as fast as bitsandbytes 1.50 |" in table
