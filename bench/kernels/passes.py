@@ -24,10 +24,17 @@ class Limits:
 
 def timed(session: Session, cases: Sequence[Case], kept: Kept, limits: Limits) -> Iterator[str]:
     """Adds runs to what is kept, a whole pass after the other; lines say what was not timed."""
-    budget = Budget(60 * limits.minutes, session.pace) if limits.minutes else None
-    names = [OURS, *session.against]
     done = {case: _num_runs(session, case, kept) for case in cases}
     left = [(n, case) for n in range(1, limits.runs + 1) for case in cases if done[case] < n]
+    with _packages_left_alone():
+        yield from _taken(session, left, kept, limits.minutes)
+
+
+def _taken(
+    session: Session, left: Sequence[tuple[int, Case]], kept: Kept, minutes: float | None
+) -> Iterator[str]:
+    budget = Budget(60 * minutes, session.pace) if minutes else None
+    names = [OURS, *session.against]
     late: list[Case] = []  # would not fit into what is left
     for index, (number, case) in enumerate(left):
         run_session = session
@@ -41,9 +48,7 @@ def timed(session: Session, cases: Sequence[Case], kept: Kept, limits: Limits) -
                 continue
             seconds = budget.per_contender(len(left) - index, len(names), session.effort.seconds)
             run_session = replace(session, effort=replace(session.effort, seconds=seconds))
-        with _packages_left_alone():
-            results = list(run_case(run_session, case))
-        for result in results:
+        for result in run_case(run_session, case):
             if isinstance(result, str):
                 yield result
             else:
@@ -56,6 +61,7 @@ def timed(session: Session, cases: Sequence[Case], kept: Kept, limits: Limits) -
 @contextmanager
 def _packages_left_alone() -> Iterator[None]:
     """No round looks through the peers' packages for garbage, which takes longer than a case."""
+    gc.collect()
     gc.freeze()
     try:
         yield
