@@ -9,6 +9,7 @@ from typing import Any
 from bench.kernels.case import Case
 from bench.kernels.roof import Roof
 from bench.kernels.runs import Run
+from qlora_kernels.errors import InputError
 from qlora_kernels.files import write_text
 
 
@@ -80,5 +81,10 @@ def read(path: Path) -> list[Record]:
 
 def _record(line: dict[str, Any]) -> Record:
     known = {field.name for field in fields(Record)} - {"origin"}
+    if absent := known - line.keys():
+        raise InputError(
+            f"bench: records should have {', '.join(sorted(absent))}, these are older: --json"
+            " should name another file"
+        )
     own = {name: value for name, value in line.items() if name in known}
     return Record(**own, origin={n: v for n, v in line.items() if n not in known})

@@ -95,6 +95,11 @@ def test_runs_of_other_code_are_not_continued(
     assert "--resume should go on with the same commit" in capsys.readouterr().err
     assert main([*OPTIONS, "--m", "1", "--resume"]) == 2
     assert "--json FILE" in capsys.readouterr().err
+    older = json.loads(path.read_text())
+    del older["runs"]
+    path.write_text(json.dumps(older))
+    assert main([*OPTIONS, "--m", "1", "--json", str(path), "--resume"]) == 2
+    assert "records should have runs, these are older" in capsys.readouterr().err
 
 
 def test_slow_peers_are_called_once_or_not_at_all(tmp_path: Path):
