@@ -170,8 +170,9 @@ inline int64_t count_blocks(int64_t num_parts, const SizeOf& size_of) {
   return count;
 }
 
-// That a thread takes at once: a fraction of a millisecond.
-constexpr int64_t BLOCKS_TAKEN = 512;
+// That a thread takes at once: some hundredths of a millisecond. Pages are stepped one by one, and
+// at the end of each the threads wait for the last one's blocks.
+constexpr int64_t BLOCKS_TAKEN = 64;
 
 // Threads take what is left next, since one of them may share its core with a thread that copies
 // pages; a block's bits do not depend on who takes it.
