@@ -65,7 +65,8 @@ def doctor(r: Mapping[str, Any]) -> Line:
 def train_step(r: Mapping[str, Any]) -> Line:
     """How much faster ours is than peft with bitsandbytes, where neither was refused."""
     times = {row["line"]: row.get("times_slower_than_ours") for row in r["rows"]}
-    shown = {"qlora own-default": "", "qlora raised": " raised", "lora raised": ", 16-bit LoRA"}
+    default = "qlora own-default" if "qlora own-default" in times else "qlora"
+    shown = {default: "", "qlora raised": " raised", "lora raised": ", 16-bit LoRA"}
     told = [f"{times[name]:.2f}x{word}" for name, word in shown.items() if times.get(name)]
     what = f"a training step of ours against peft + bitsandbytes, {r['problem']['title']}"
     return what, ", ".join(told) or "refused: the losses differ"

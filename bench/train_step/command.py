@@ -10,7 +10,7 @@ from pathlib import Path
 from bench.train_step.lines import DEFAULT_METHODS, lines
 from bench.train_step.measure import Rounds, judged, measure
 from bench.train_step.methods import METHODS
-from bench.train_step.problem import SMOLLM2, STACKS, Problem, attention_for
+from bench.train_step.problem import SMOLLM2, STACKS, TRAINERS_ATTENTION, Problem
 from bench.train_step.record import dtype_name, page, plot, record_of
 from qlora.demo.fetch import fetch_model
 from qlora.spelling import did_you_mean
@@ -22,7 +22,7 @@ Tokens a second, peak memory and joules of whole training steps: full fine-tunin
 (peft), QLoRA (peft + bitsandbytes) and ours, with the same model, rows, seed and checkpointing.
 Each line runs in a process of its own, all in turn in each round; a line whose losses are not those
 of the peer that does the same gets no speed. On a machine without a GPU nothing else should run
-meanwhile. About 8 minutes for SmolLM2 on 2 cores; for a part of a large model:
+meanwhile. About 6 minutes for SmolLM2 on 2 cores; for a part of a large model:
   python -m bench train-step --model llama-7b --layers 1 --rows 1 --rounds 3 --steps 1"""
 
 
@@ -42,7 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--attention",
         choices=("eager", "sdpa"),
-        help="of all lines but those of own defaults; default: the faster one for such rows",
+        default=TRAINERS_ATTENTION,
+        help="of all lines but those of own defaults; eager is faster for short rows on a CPU",
     )
     parser.add_argument(
         "--methods",
@@ -100,7 +101,7 @@ def problem_of(arguments: argparse.Namespace) -> Problem:
         tokens=arguments.tokens,
         rank=arguments.rank,
         checkpointing=arguments.checkpointing,
-        attention=arguments.attention or attention_for(arguments.tokens),
+        attention=arguments.attention,
         seed=arguments.seed,
     )
 
@@ -117,4 +118,6 @@ def present(methods: Sequence[str]) -> list[str]:
 def slug(problem: Problem) -> str:
     """The name of the record's files."""
     name = Path(problem.model).name if problem.is_folder else f"{problem.model}-x{problem.layers}"
-    return f"{name}-{problem.rows}x{problem.tokens}{'-checkpointed' * problem.checkpointing}"
+    attention = f"-{problem.attention}" * (problem.attention != TRAINERS_ATTENTION)
+    kept = "-checkpointed" * problem.checkpointing
+    return f"{name}-{problem.rows}x{problem.tokens}{attention}{kept}"

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from bench.train_step.methods import METHODS, Way
-from bench.train_step.problem import Problem
+from bench.train_step.problem import Attention, Problem
 
 PEERS_ADAPTERS = ("lora", "qlora")
-PEERS_DEFAULT = "sdpa"  # what transformers takes where nobody chooses
+PEERS_DEFAULT: Attention = "sdpa"  # what transformers takes where nobody chooses
 GUIDE = "qlora-guide"
-DEFAULT_METHODS = ("full", "lora", "qlora", "ours-16", "ours", "ours-dora")
+DEFAULT_METHODS = ("full", "lora", "qlora", "ours")
 
 
 @dataclass(frozen=True)

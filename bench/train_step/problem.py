@@ -19,10 +19,9 @@ SMOLLM2 = "smollm2"  # the real one, not a stack of its shape
 STACK_VOCABULARY = 1024  # of the tiny fixture's tokenizer, which reads the verse for a stack
 # All of these are built as Llama builds them; gpt2 has other blocks.
 STACKS = {name: shape for name, shape in MODELS.items() if not shape.traits.gpt2}
-# Where attention over whole matrices of scores is the faster one on a CPU.
-SHORT_ROWS = 256
 
 Attention = Literal["eager", "sdpa"]
+TRAINERS_ATTENTION: Attention = "sdpa"  # of `qlora train`, which loads as transformers does
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Problem:
     learning_rate: float = 1e-3
     full_learning_rate: float = 1e-4  # every weight moves, so each by less
     checkpointing: bool = False
-    attention: Attention = "eager"
+    attention: Attention = TRAINERS_ATTENTION
     seed: int = 0
 
     @property
@@ -56,11 +55,6 @@ class Problem:
             return f"{Path(self.model).name}, {shape}"
         plural = "" if self.layers == 1 else "s"
         return f"{self.layers} layer{plural} of {self.model}, random weights, {shape}"
-
-
-def attention_for(tokens: int) -> Attention:
-    """The faster one for rows of that length."""
-    return "eager" if tokens <= SHORT_ROWS else "sdpa"
 
 
 def device() -> torch.device:

@@ -10,7 +10,7 @@ from bench.merging.table import markdown
 from bench.train_step.agreement import Agreement
 from bench.train_step.lines import GUIDE
 from bench.train_step.measure import Measured, Rounds, basis_of, times_slower
-from bench.train_step.problem import SMOLLM2, Problem, attention_for
+from bench.train_step.problem import SMOLLM2, Problem
 from qlora.demo.fetch import FOLDER
 from qlora.models import compute_dtype
 from qlora.provenance import provenance
@@ -58,11 +58,9 @@ def command(problem: Problem, rounds: Rounds) -> str:
     words = ["python -m bench train-step", f"--model {model}"]
     if not problem.is_folder:
         words.append(f"--layers {problem.layers}")
-    for name in ("rows", "tokens", "rank", "seed"):
+    for name in ("rows", "tokens", "rank", "seed", "attention"):
         if (value := getattr(problem, name)) != getattr(default, name):
             words.append(f"--{name} {value}")
-    if problem.attention != attention_for(problem.tokens):
-        words.append(f"--attention {problem.attention}")
     words += ["--checkpointing"] * problem.checkpointing
     return " ".join([*words, f"--rounds {rounds.rounds} --steps {rounds.steps}"])
 

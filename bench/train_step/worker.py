@@ -13,7 +13,18 @@ from bench.train_step.lines import Line
 from bench.train_step.problem import Problem
 from qlora_kernels.errors import InputError
 
+WAIT_POLICY = "OMP_WAIT_POLICY"
 TAIL = 400  # characters of what a process said before it died
+
+
+def environment(threads: int, allocator: str) -> dict[str, str]:
+    """As the line's users have it: how threads wait is OpenMP's own choice.
+
+    Where they sleep at once (PASSIVE), a peer of many small parallel regions takes a third longer
+    for a step. By default they stop spinning within milliseconds, long before another's turn ends.
+    """
+    inherited = {name: value for name, value in os.environ.items() if name != WAIT_POLICY}
+    return {**inherited, **wanted(threads, allocator), "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
 class Worker:
@@ -23,12 +34,10 @@ class Worker:
         """Start it and wait until it is loaded."""
         self.line = line
         self._problems = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed with the worker)
-        variables = wanted(threads, line.allocator) | {"OMP_WAIT_POLICY": "PASSIVE"}
-        path = os.pathsep.join(sys.path)
         settings = json.dumps(asdict(line.problem(problem)))
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bench.train_step.process", line.method, settings],
-            env={**os.environ, **variables, "PYTHONPATH": path},
+            env=environment(threads, line.allocator),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._problems,

@@ -8,9 +8,9 @@ from bench.train_step.command import add_arguments, problem_of, slug
 from bench.train_step.energy import _rapl, spent
 from bench.train_step.lines import Line, lines
 from bench.train_step.measure import Measured, Rounds, judged
-from bench.train_step.problem import TINY, Problem, attention_for, batches, stack_config
+from bench.train_step.problem import TINY, Problem, batches, stack_config
 from bench.train_step.record import page, plot, record_of
-from bench.train_step.worker import Worker
+from bench.train_step.worker import Worker, environment
 from qlora.cli import Parser
 from qlora_kernels.errors import InputError
 
@@ -72,11 +72,12 @@ def test_the_picture_is_drawn(record: dict, tmp_path):
 
 
 def test_every_peer_is_measured_with_the_raised_allocator_and_by_its_defaults():
-    names = [line.name for line in lines(("full", "lora", "qlora", "ours"), PROBLEM)]
+    eager = Problem(str(TINY), attention="eager")
+    names = [line.name for line in lines(("full", "lora", "qlora", "ours"), eager)]
     assert {"full raised", "lora raised", "qlora raised", "ours raised"} <= set(names)
     assert {"lora own-default", "qlora own-default", "qlora-guide own-default"} <= set(names)
-    sdpa = Problem(str(TINY), attention="sdpa", checkpointing=True)
-    assert not any(line.own_default for line in lines(("lora", "qlora"), sdpa))
+    trainers = Problem(str(TINY), checkpointing=True)
+    assert not any(line.own_default for line in lines(("lora", "qlora"), trainers))
 
 
 def test_rows_are_the_seeds(tmp_path):
@@ -91,7 +92,14 @@ def test_a_stack_has_the_shape_of_its_model():
     sizes = config.hidden_size, config.intermediate_size, config.num_hidden_layers
     assert sizes == (4096, 14336, 2)
     assert slug(Problem("llama-8b", layers=2)) == "llama-8b-x2-4x128"
-    assert (attention_for(128), attention_for(2048)) == ("eager", "sdpa")
+    assert slug(Problem("llama-8b", attention="eager")) == "llama-8b-x1-4x128-eager"
+
+
+def test_threads_wait_as_those_of_users_do(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    variables = environment(2, "raised")
+    assert "OMP_WAIT_POLICY" not in variables and variables["OMP_NUM_THREADS"] == "2"
+    assert "MALLOC_TRIM_THRESHOLD_" in variables
 
 
 def test_a_process_takes_steps_and_says_why_it_died(one_thread: None):
