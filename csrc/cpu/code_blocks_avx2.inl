@@ -6,10 +6,6 @@ constexpr bool WALKS_BLOCKS = true;
 
 using BlockSum = float __attribute__((vector_size(32)));
 
-inline BlockSum add_scaled(BlockSum sum, BlockSum block, float scale) {
-  return _mm256_fmadd_ps(block, _mm256_set1_ps(scale), sum);
-}
-
 inline float total(BlockSum sum) {
   __m128 half = _mm_add_ps(_mm256_castps256_ps128(sum), _mm256_extractf128_ps(sum, 1));
   half = _mm_add_ps(half, _mm_movehl_ps(half, half));
@@ -46,7 +42,7 @@ constexpr int64_t place_in_block(int64_t i, int64_t from_each_half) {
   return odd * (BLOCK_CODES / 2) + (2 * vector + half) * from_each_half + lane;
 }
 
-// Sums of products of 16-bit whole numbers, exact.
+// Sums of products of 16-bit whole numbers, exact in each block.
 struct WordBlocks {
   using Value = int16_t;
   __m256i low, high;
@@ -56,9 +52,9 @@ struct WordBlocks {
 
   static constexpr int64_t place(int64_t i) { return place_in_block(i, 8); }
 
+  // sums[row] += scale of the row * <its values, codes>
   template <int ROWS>
-  void operator()(const uint8_t* codes, const int16_t* x, int64_t stride,
-                  BlockSum (&dots)[ROWS]) const {
+  void add(const uint8_t* codes, const RowsOfBlock<int16_t>& x, BlockSum (&sums)[ROWS]) const {
     const Nibbles nibbles(codes);
     __m256i values[4];
 #pragma GCC unroll 2
@@ -68,15 +64,16 @@ struct WordBlocks {
       values[2 * i] = _mm256_unpacklo_epi8(lows, highs);
       values[2 * i + 1] = _mm256_unpackhi_epi8(lows, highs);
     }
-#pragma GCC unroll 8
+#pragma GCC unroll 4
     for (int row = 0; row < ROWS; ++row) {
-      const auto* vectors = reinterpret_cast<const __m256i*>(x + row * stride);
+      const auto* vectors = reinterpret_cast<const __m256i*>(x.values + row * BLOCK_CODES);
       const auto product = [&](int i) {
         return _mm256_madd_epi16(values[i], _mm256_loadu_si256(vectors + i));
       };
       const __m256i sum = _mm256_add_epi32(_mm256_add_epi32(product(0), product(1)),
                                            _mm256_add_epi32(product(2), product(3)));
-      dots[row] = _mm256_cvtepi32_ps(sum);
+      const __m256 scale = _mm256_set1_ps(x.scales[row * x.scale_stride]);
+      sums[row] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), scale, sums[row]);
     }
   }
 };
@@ -93,24 +90,27 @@ struct FloatBlocks {
   static constexpr int64_t place(int64_t i) { return place_in_block(i, 4); }
 
   template <int ROWS>
-  void operator()(const uint8_t* codes, const float* x, int64_t stride,
-                  BlockSum (&dots)[ROWS]) const {
+  void add(const uint8_t* codes, const RowsOfBlock<float>& x, BlockSum (&sums)[ROWS]) const {
     const Nibbles nibbles(codes);
+    const __m256 scale = _mm256_set1_ps(x.scales[0]);
+    __m256 dots[ROWS];
 #pragma GCC unroll 2
     for (int i = 0; i < 2; ++i) {
       __m256 values[4];
       look_up(nibbles.of[i], values);
-#pragma GCC unroll 8
+#pragma GCC unroll 4
       for (int row = 0; row < ROWS; ++row) {
-        const float* source = x + row * stride + i * (BLOCK_CODES / 2);
-        __m256 dot = _mm256_mul_ps(values[0], _mm256_loadu_ps(source));
-#pragma GCC unroll 3
-        for (int v = 1; v < 4; ++v) {
-          dot = _mm256_fmadd_ps(values[v], _mm256_loadu_ps(source + 8 * v), dot);
+        const float* source = x.values + row * BLOCK_CODES + i * (BLOCK_CODES / 2);
+#pragma GCC unroll 4
+        for (int v = 0; v < 4; ++v) {
+          const __m256 factor = _mm256_loadu_ps(source + 8 * v);
+          dots[row] = i + v == 0 ? _mm256_mul_ps(values[v], factor)
+                                 : _mm256_fmadd_ps(values[v], factor, dots[row]);
         }
-        dots[row] = i == 0 ? BlockSum(dot) : dots[row] + BlockSum(dot);
       }
     }
+#pragma GCC unroll 4
+    for (int row = 0; row < ROWS; ++row) sums[row] = _mm256_fmadd_ps(dots[row], scale, sums[row]);
   }
 
  private:

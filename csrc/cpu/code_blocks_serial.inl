@@ -8,10 +8,6 @@ constexpr bool WALKS_BLOCKS = false;  // rows of values are faster
 
 using BlockSum = float;
 
-inline BlockSum add_scaled(BlockSum sum, BlockSum block, float scale) {
-  return sum + block * scale;
-}
-
 inline float total(BlockSum sum) {
   return sum;
 }
@@ -29,14 +25,15 @@ struct ValueBlocks {
   static constexpr int64_t place(int64_t i) { return i; }
 
   template <int ROWS>
-  void operator()(const uint8_t* codes, const Element* x, int64_t stride,
-                  BlockSum (&dots)[ROWS]) const {
-    Sum sums[ROWS] = {};
+  void add(const uint8_t* codes, const RowsOfBlock<Element>& x, BlockSum (&sums)[ROWS]) const {
+    Sum dots[ROWS] = {};
     for (int64_t i = 0; i < BLOCK_CODES; ++i) {
       const Sum value = values[nibble_at(codes, i)];
-      for (int row = 0; row < ROWS; ++row) sums[row] += value * x[row * stride + i];
+      for (int row = 0; row < ROWS; ++row) dots[row] += value * x.values[row * BLOCK_CODES + i];
     }
-    for (int row = 0; row < ROWS; ++row) dots[row] = static_cast<float>(sums[row]);
+    for (int row = 0; row < ROWS; ++row) {
+      sums[row] += static_cast<float>(dots[row]) * x.scales[row * x.scale_stride];
+    }
   }
 };
 

@@ -1,5 +1,11 @@
-// A few rows of x and a block of codes at a time, by byte shuffles; and the adapter's products with
-// few rows, which need no packing either.
+// A few rows of x and a block of codes at a time, by byte shuffles.
+
+// Rows of x that share a decoding: the sums of more would not stay in registers.
+constexpr int64_t ROWS_TOGETHER = 4;
+// What these rows may have of L1, beside codes and scales.
+constexpr int64_t PLACES_IN_L1 = 24 << 10;
+// How far ahead codes are asked for.
+constexpr int64_t PREFETCHED_BYTES = 2 << 10;
 
 // Whether rows of W are whole blocks of BLOCK_CODES codes of one scale, and walked as such.
 inline bool takes_code_blocks(const WeightView& weight) {
@@ -12,160 +18,169 @@ struct FewRows {
   int64_t num_rows, k;
   ElementType type;  // of x: 16-bit values are multiplied as whole numbers
   float* rows;       // [num_rows, k]
-  float* places;     // [num_rows, k]: the same as FloatBlocks or WordBlocks reads them
-  float* scales;     // [num_rows, k / BLOCK_CODES]: of words
-  float* is_exact;   // [num_rows]: 0 where words cannot stand for a row
+  float* places;     // the same as FloatBlocks or WordBlocks reads them, in groups of rows
+  float* scales;     // [num_rows, scales_stride]: of words
 
-  static int64_t size(int64_t num_rows, int64_t k) {
-    return num_rows * (2 * k + k / BLOCK_CODES + 1);
-  }
+  static int64_t scales_stride(int64_t k) {
+    return k / BLOCK_CODES + LANES;
+  }  // vectors may read on
+  static int64_t size(int64_t num_rows, int64_t k) { return num_rows * (2 * k + scales_stride(k)); }
   FewRows(const MatrixView& x, int64_t count, float* memory)
       : num_rows(count),
         k(x.columns),
         type(x.type),
         rows(memory),
         places(rows + count * k),
-        scales(places + count * k),
-        is_exact(scales + count * (k / BLOCK_CODES)) {}
+        scales(places + count * k) {}
 
-  bool has_words() const { return type != ElementType::float32; }
-  int16_t* words() const { return reinterpret_cast<int16_t*>(places); }
-  bool all_exact() const {
-    return std::all_of(is_exact, is_exact + num_rows, [](float e) { return e != 0; });
+  bool wants_words() const { return type != ElementType::float32; }
+  int64_t num_blocks() const { return k / BLOCK_CODES; }
+  int64_t scales_stride() const { return scales_stride(k); }
+  // Where a block of a row is placed: [group, block, row of the group, BLOCK_CODES].
+  int64_t place_of(int64_t row, int64_t block) const {
+    const int64_t group = row / ROWS_TOGETHER * ROWS_TOGETHER;
+    return group * k + (block * height(group) + row - group) * BLOCK_CODES;
+  }
+  int64_t height(int64_t group) const { return std::min(ROWS_TOGETHER, num_rows - group); }
+  // Once all blocks are placed: whether words stand for each of them.
+  bool has_words() const {
+    for (int64_t row = 0; row < num_rows; ++row) {
+      const float* first = scales + row * scales_stride();
+      if (std::count(first, first + num_blocks(), NO_WORDS) != 0) return false;
+    }
+    return wants_words();
   }
 
-  // Prepares one row, which lies in `rows`.
-  void place(int64_t row) const {
-    const float* source = rows + row * k;
-    if (has_words()) {
-      const int64_t num_blocks = k / BLOCK_CODES;
-      is_exact[row] = place_words(source, num_blocks, least_fine_word(type), words() + row * k,
-                                  scales + row * num_blocks);
+  // Reads and places the values of some depths, from the first of a block on.
+  void prepare(const DenseRows& source, Range depths) const {
+    for (int64_t row = 0; row < num_rows; ++row) {
+      source.read(row, depths.first, depths.size(), rows + row * k + depths.first);
+      if (!WALKS_BLOCKS || k % BLOCK_CODES != 0) continue;
+      for (int64_t depth = depths.first; depth < depths.last; depth += BLOCK_CODES) {
+        place(row, depth);
+      }
+    }
+  }
+
+ private:
+  void place(int64_t row, int64_t depth) const {
+    const float* source = rows + row * k + depth;
+    const int64_t block = depth / BLOCK_CODES, target = place_of(row, block);
+    if (wants_words()) {
+      scales[row * scales_stride() + block] =
+          place_words(source, least_fine_word(type), reinterpret_cast<int16_t*>(places) + target);
       return;
     }
-    for (int64_t i = 0; i < k / BLOCK_CODES * BLOCK_CODES; ++i) {
-      const int64_t within = i % BLOCK_CODES;
-      places[row * k + i - within + FloatBlocks::place(within)] = source[i];
-    }
+#pragma GCC unroll 64
+    for (int64_t i = 0; i < BLOCK_CODES; ++i) places[target + FloatBlocks::place(i)] = source[i];
   }
 };
 
-// scales[i] = that of the block of codes i from the flat index `first` on.
-inline void decode_scales(const WeightView& weight, int64_t first, int64_t count, float* scales) {
-  if (weight.block_size() == BLOCK_CODES) {
-    return read_scales(weight.scales, first / BLOCK_CODES, count, scales);
-  }
-  for (int64_t i = 0; i < count; ++i) scales[i] = weight.scale_at(first + i * BLOCK_CODES);
-}
+// Some blocks of the rows of W that belong to a strip.
+struct BlocksOfStrip {
+  const WeightView& weight;
+  Range columns, blocks;  // rows of W, and which blocks of each
+};
 
-// sums[i * TILE_COLUMNS] += factor * <x[i], W[n]>, over the places of x. The factor multiplies
-// each block: without it, the sum of words could leave the range of floats.
+// sums[i * TILE_COLUMNS + c] += factor * <x[row + i], W[columns.first + c]> for ROWS rows of x.
+// While the blocks of one row of W are multiplied, the scales of the next are looked up: that costs
+// little there, as it needs none of the same units.
 template <int ROWS, class Blocks>
-inline void add_block_dots(const WeightView& weight, const Blocks& blocks, int64_t n,
-                           const FewRows& x, float factor, float* sums) {
-  constexpr int64_t CHUNK = 64;
-  const int64_t num_blocks = weight.k / BLOCK_CODES;
-  const uint8_t* codes = weight.codes + n * weight.k / 2;
-  const auto* values = reinterpret_cast<const typename Blocks::Value*>(x.places);
-  BlockSum totals[ROWS] = {};
-  for (int64_t first = 0; first < num_blocks; first += CHUNK) {
-    const int64_t count = std::min(CHUNK, num_blocks - first);
-    float scales[ROWS + 1][CHUNK];
-    decode_scales(weight, n * weight.k + first * BLOCK_CODES, count, scales[ROWS]);
-    for (int row = 0; row < ROWS; ++row) {
-      const float* own = x.scales + row * num_blocks + first;
-      for (int64_t i = 0; i < count; ++i)
-        scales[row][i] = scales[ROWS][i] * (x.has_words() ? own[i] * factor : 1.0f);
-    }
-    for (int64_t i = 0; i < count; ++i, codes += BLOCK_CODES / 2, values += BLOCK_CODES) {
-      BlockSum dots[ROWS];
-      blocks.template operator()<ROWS>(codes, values, weight.k, dots);
-#pragma GCC unroll 8
-      for (int row = 0; row < ROWS; ++row) {
-        totals[row] = add_scaled(totals[row], dots[row], scales[row][i]);
-      }
-    }
-  }
-  for (int row = 0; row < ROWS; ++row) sums[row * TILE_COLUMNS] += total(totals[row]);
-}
-
-// sums[i][c] += <x[i], W[column + c]> for the columns of a strip, in blocks of codes.
-template <int ROWS>
-inline void add_block_dots_of_strip(const WeightView& weight, const FewRows& x, int64_t column,
-                                    float* sums) {
-  if constexpr (ROWS > 1) {
-    if (x.num_rows < ROWS) {
-      return add_block_dots_of_strip<ROWS - 1>(weight, x, column, sums);
-    }
-  }
-  const int64_t count = std::min(TILE_COLUMNS, weight.n - column);
-  const auto each = [&](const auto& blocks, float factor) {
-    for (int64_t c = 0; c < count; ++c) {
-      add_block_dots<ROWS>(weight, blocks, column + c, x, factor, sums + c);
-    }
-  };
-  if (!x.has_words()) return each(FloatBlocks(weight.codebook->values), 1.0f);
-  int16_t words[NUM_CODES];
-  const float step = words_of_codebook(*weight.codebook, words);
-  each(WordBlocks(words), step);
-}
-
-// The same, by whichever way takes this weight and these rows.
-inline void add_few_rows(const WeightView& weight, const FewRows& x, int64_t column, float* sums) {
-  if (takes_code_blocks(weight) && (!x.has_words() || x.all_exact())) {
-    return add_block_dots_of_strip<FEW_ROWS>(weight, x, column, sums);
-  }
-  add_dots_of_strip<FEW_ROWS>(weight, x.num_rows, column, x.rows, sums);
-}
-
-template <class Left, class Right>
-inline float dot(const Left* left, const Right* right, int64_t count) {
-  Floats sums[4];
-  std::fill(sums, sums + 4, zeros());
-  int64_t i = 0;
-  for (; i + 4 * LANES <= count; i += 4 * LANES) {
+[[gnu::noinline]] void add_block_dots(const Blocks& blocks, float factor,
+                                      const BlocksOfStrip& strip, const FewRows& x, int64_t row,
+                                      float* sums) {
+  using Value = typename Blocks::Value;
+  constexpr bool HAS_WORDS = sizeof(Value) < sizeof(float);
+  constexpr int64_t STRIDE = DEPTH + LANES;
+  const int64_t first = strip.blocks.first, count = strip.blocks.size();
+  const float* const own = x.scales + row * x.scales_stride() + first;
+  const auto* const values = reinterpret_cast<const Value*>(x.places) + x.place_of(row, first);
+  const BlockScales block_scales(strip.weight);
+  const float* const map = strip.weight.scales.map;
+  alignas(64) float found[STRIDE] = {}, scales[HAS_WORDS ? ROWS : 1][STRIDE];
+  int64_t block = strip.columns.first * x.num_blocks() + first;  // in all of W
+  for (int64_t c = 0; c < strip.columns.size(); ++c, block += x.num_blocks()) {
+    const uint8_t* next = block_scales.codes_at(block);
+    if (c == 0 || next == nullptr) block_scales.look_up(block, count, found);
+    if (next != nullptr && c + 1 < strip.columns.size()) next += x.num_blocks();
+    if (next != nullptr) prefetch(next + PREFETCHED_BYTES / 4, count);
+    block_scales.for_vectors(block, count, [&](int64_t i, Floats scale, Floats offset) {
+      const Floats of_weight = load(found + i) * scale + offset;
+      if constexpr (!HAS_WORDS) return store(scales[0] + i, of_weight);
 #pragma GCC unroll 4
-    for (int64_t j = 0; j < 4; ++j) {
-      const int64_t at = i + j * LANES;
-      sums[j] = fused_multiply_add(load(left + at), load(right + at), sums[j]);
-    }
-  }
-  for (; i + LANES <= count; i += LANES) {
-    sums[0] = fused_multiply_add(load(left + i), load(right + i), sums[0]);
-  }
-  float sum = sum_of_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]));
-  for (; i < count; ++i) sum += to_float(left[i]) * to_float(right[i]);
-  return sum;
-}
-
-// h[row][r] = s <x[row], a[r]> for the ranks `range`, of rows from first_row on.
-inline void few_rows_to_rank(const MatrixView& x, Range rows, const AdapterView& adapter,
-                             Range range, float* h) {
-  dispatch(x.type, [&](auto* x_tag) {
-    dispatch(adapter.a.type, [&](auto* a_tag) {
-      const auto* from = static_cast<const std::remove_pointer_t<decltype(x_tag)>*>(x.data);
-      const auto* a = static_cast<const std::remove_pointer_t<decltype(a_tag)>*>(adapter.a.data);
-      for (int64_t r = range.first; r < range.last; ++r) {
-        for (int64_t row = rows.first; row < rows.last; ++row) {
-          const float product = dot(from + row * x.stride, a + r * adapter.a.stride, x.columns);
-          h[(row - rows.first) * adapter.rank + r] = adapter.scaling * product;
-        }
+      for (int j = 0; j < ROWS; ++j) {
+        store(scales[j] + i, of_weight * load(own + j * x.scales_stride() + i));
       }
     });
-  });
+    const uint8_t* codes = strip.weight.codes + block * (BLOCK_CODES / 2);
+    RowsOfBlock<Value> rows{values, scales[0], HAS_WORDS ? STRIDE : 0};
+    BlockSum totals[ROWS] = {};
+    for (int64_t i = 0; i < count; ++i, codes += BLOCK_CODES / 2) {
+      __builtin_prefetch(codes + PREFETCHED_BYTES);
+      if (next != nullptr) found[i] = map[next[i]];
+      blocks.template add<ROWS>(codes, rows, totals);
+      rows.values += ROWS * BLOCK_CODES;
+      ++rows.scales;
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < ROWS; ++i) sums[i * TILE_COLUMNS + c] += factor * total(totals[i]);
+  }
 }
 
-// sums[row][c] += <h[row], b[column + c]> for the columns of a strip.
-inline void add_few_rows_of_rank(const AdapterView& adapter, int64_t num_rows, const float* h,
-                                 int64_t column, float* sums) {
-  const int64_t count = std::min(TILE_COLUMNS, adapter.b.rows - column), rank = adapter.rank;
-  dispatch(adapter.b.type, [&](auto* tag) {
-    const auto* b =
-        static_cast<const std::remove_pointer_t<decltype(tag)>*>(adapter.b.data) + column * rank;
-    for (int64_t c = 0; c < count; ++c) {
-      for (int64_t row = 0; row < num_rows; ++row) {
-        sums[row * TILE_COLUMNS + c] += dot(h + row * rank, b + c * rank, rank);
-      }
+// The same for the group of rows of x from `row` on, of at most ROWS.
+template <int ROWS, class Blocks>
+inline void add_block_dots_of_group(const Blocks& blocks, float factor, const BlocksOfStrip& strip,
+                                    const FewRows& x, int64_t row, float* sums) {
+  if constexpr (ROWS > 1) {
+    if (x.height(row) < ROWS) {
+      return add_block_dots_of_group<ROWS - 1>(blocks, factor, strip, x, row, sums);
     }
-  });
+  }
+  add_block_dots<ROWS>(blocks, factor, strip, x, row, sums);
 }
+
+// strip.sums[i][c] += factor * <x[i], W[column + c]> for the columns of a strip, in blocks of
+// codes: as many blocks at a time as the rows of x that share a decoding leave in L1.
+template <class Blocks>
+inline void add_block_dots_of_strip(const WeightView& weight, const Blocks& blocks, float factor,
+                                    const FewRows& x, int64_t column, const Strip& strip) {
+  constexpr int64_t BLOCK_BYTES = BLOCK_CODES * sizeof(typename Blocks::Value);
+  const Range columns{column, std::min(column + TILE_COLUMNS, weight.n)};
+  const int64_t num_blocks = x.num_blocks();
+  const int64_t most = std::min(DEPTH, PLACES_IN_L1 / (x.height(0) * BLOCK_BYTES));
+  const int64_t num_parts = (num_blocks + most - 1) / most;
+  for (int64_t part = 0; part < num_parts; ++part) {
+    const Range range{num_blocks * part / num_parts, num_blocks * (part + 1) / num_parts};
+    for (int64_t row = 0; row < x.num_rows; row += ROWS_TOGETHER) {
+      add_block_dots_of_group<ROWS_TOGETHER>(blocks, factor, {weight, columns, range}, x, row,
+                                             strip.sums + row * TILE_COLUMNS);
+    }
+  }
+}
+
+// strip.sums[i][c] += <x[i], W[column + c]>, by whichever way takes this weight and these rows.
+class FewRowsTimesWeight {
+ public:
+  FewRowsTimesWeight(const WeightView& weight, const FewRows& x)
+      : weight_(weight), x_(x), has_words_(x.has_words()) {
+    if (weight.codebook != nullptr) step_ = words_of_codebook(*weight.codebook, words_);
+  }
+
+  void add(int64_t column, const Strip& strip) const {
+    if (!takes_code_blocks(weight_) || (x_.wants_words() && !has_words_)) {
+      return add_dots_of_strip<FEW_ROWS>(weight_, x_.num_rows, column, x_.rows, strip.sums);
+    }
+    if (has_words_) {
+      return add_block_dots_of_strip(weight_, WordBlocks(words_), step_, x_, column, strip);
+    }
+    const FloatBlocks blocks(weight_.codebook->values);
+    add_block_dots_of_strip(weight_, blocks, 1.0f, x_, column, strip);
+  }
+
+ private:
+  const WeightView& weight_;
+  const FewRows& x_;
+  bool has_words_;
+  int16_t words_[NUM_CODES] = {};
+  float step_ = 1.0f;
+};

@@ -4,6 +4,7 @@
 #include <cfloat>
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>

@@ -106,10 +106,7 @@ inline bool is_few(const ForwardTask& task, const RowBlock& block) {
 inline void forward_few_rows(const ForwardTask& task, const RowBlock& block, const Team& team,
                              const ForwardScratch& scratch) {
   const FewRows x(task.x, block.num_rows, scratch.few);
-  for (int64_t row = block.own_rows.first; row < block.own_rows.last; ++row) {
-    block.of(task.x).read(row, 0, x.k, x.rows + row * x.k);
-    x.place(row);
-  }
+  x.prepare(block.of(task.x), team.share_of(x.k, BLOCK_CODES));
   const Range rows{block.first_row, block.first_row + block.num_rows};
   for (size_t i = 0; i < task.layers.size(); ++i) {
     const AdapterView& adapter = task.layers[i].adapter;
@@ -177,13 +174,14 @@ struct PackedProducts {
 };
 
 struct FewProducts {
-  FewRows x;
+  FewRowsTimesWeight product;
   const float* h;
 
   void add(const ForwardLayer& layer, const RowBlock& block, int64_t column) const {
-    float* sums = block.strip.sums;
-    if (layer.adapter.rank > 0) add_few_rows_of_rank(layer.adapter, x.num_rows, h, column, sums);
-    add_few_rows(layer.weight, x, column, sums);
+    const AdapterView& adapter = layer.adapter;
+    const Strip& strip = block.strip;
+    if (adapter.rank > 0) add_few_rows_of_rank(adapter, block.num_rows, h, column, strip.sums);
+    product.add(column, strip);
   }
 };
 
@@ -219,7 +217,8 @@ inline void forward_block(const ForwardTask& task, const RowBlock& block, const 
     const Range columns = team.share_of(layer.weight.n, TILE_COLUMNS);
     if (few) {
       const FewRows x(task.x, block.num_rows, scratch.few);
-      forward_columns(layer, block, FewProducts{x, scratch.h_tiles[i]}, columns);
+      const FewProducts products{{layer.weight, x}, scratch.h_tiles[i]};
+      forward_columns(layer, block, products, columns);
     } else {
       const LeftTiles x = block.tiles(scratch.x, task.x.columns);
       const LeftTiles h = block.tiles(scratch.h_tiles[i], layer.adapter.rank);

@@ -30,32 +30,31 @@ inline float least_fine_word(ElementType type) {
   return type == ElementType::bfloat16 ? 0x1p7f : 0x1p10f;
 }
 
-// Blocks of a row as words in the places where WordBlocks reads them, and the scale of each block.
-// Returns 1, or 0 where words cannot stand for the row: a value is not finite, a block too small
-// for a scale, or so much smaller than its largest value that half of it has words below `fine`.
-// What the largest adds to y may be nothing, if it meets weights near zero.
-inline float place_words(const float* row, int64_t num_blocks, float fine, int16_t* words,
-                         float* scales) {
-  constexpr float SMALLEST = 1e-20f;     // its scale, times those of a weight, is a float yet
+constexpr float NO_WORDS = -1.0f;
+
+// A block as words in the places where WordBlocks reads them. Returns its scale, or NO_WORDS where
+// words cannot stand for it: its largest value leaves sums of words out of the range of floats, or
+// half of it is so much smaller that its words are below `fine`. What the largest adds to y may be
+// nothing, if it meets weights near zero.
+inline float place_words(const float* block, float fine, int16_t* words) {
+  constexpr float SMALLEST = 1e-20f, LARGEST = 1e20f;  // not NaN or infinity either
   constexpr float TO_WHOLE = 0x1.8p23f;  // a sum with it has whole numbers in its lowest bits
-  for (int64_t block = 0; block < num_blocks; ++block, row += BLOCK_CODES, words += BLOCK_CODES) {
-    const float largest = float_of(largest_magnitude(row));
-    if (!std::isfinite(largest) || (largest > 0.0f && largest < SMALLEST)) return 0.0f;
-    scales[block] = largest / LARGEST_WORD;
-    const Floats inverse = broadcast(largest > 0.0f ? LARGEST_WORD / largest : 0.0f);
-    uint32_t rounded[BLOCK_CODES];
-    SignedWords coarse{};  // minus their number
-    for (int64_t i = 0; i < BLOCK_CODES; i += LANES) {
-      const Floats value = load(row + i) * inverse, sum = value + broadcast(TO_WHOLE);
-      std::memcpy(rounded + i, &sum, sizeof sum);
-      coarse += (value < fine) & (value > -fine) & (value != 0.0f);
-    }
-    int32_t lanes[LANES];
-    std::memcpy(lanes, &coarse, sizeof lanes);
-    if (-2 * std::accumulate(lanes, lanes + LANES, 0) > BLOCK_CODES) return 0.0f;
-    for (int64_t i = 0; i < BLOCK_CODES; ++i) {
-      words[WordBlocks::place(i)] = static_cast<int16_t>(rounded[i] & 0xffffu);
-    }
+  const float largest = float_of(largest_magnitude(block));
+  if (largest != 0.0f && !(largest >= SMALLEST && largest <= LARGEST)) return NO_WORDS;
+  const Floats inverse = broadcast(largest > 0.0f ? LARGEST_WORD / largest : 0.0f);
+  uint32_t rounded[BLOCK_CODES];
+  SignedWords coarse{};  // minus their number
+  for (int64_t i = 0; i < BLOCK_CODES; i += LANES) {
+    const Floats value = load(block + i) * inverse, sum = value + broadcast(TO_WHOLE);
+    std::memcpy(rounded + i, &sum, sizeof sum);
+    coarse += (value < fine) & (value > -fine) & (value != 0.0f);
   }
-  return 1.0f;
+  int32_t lanes[LANES];
+  std::memcpy(lanes, &coarse, sizeof lanes);
+  if (-2 * std::accumulate(lanes, lanes + LANES, 0) > BLOCK_CODES) return NO_WORDS;
+#pragma GCC unroll 64
+  for (int64_t i = 0; i < BLOCK_CODES; ++i) {
+    words[WordBlocks::place(i)] = static_cast<int16_t>(rounded[i] & 0xffffu);
+  }
+  return largest / LARGEST_WORD;
 }
