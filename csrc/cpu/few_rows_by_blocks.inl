@@ -4,8 +4,8 @@
 constexpr int64_t ROWS_TOGETHER = 4;
 // What these rows may have of L1, beside codes and scales.
 constexpr int64_t PLACES_IN_L1 = 24 << 10;
-// How far ahead codes are asked for.
-constexpr int64_t PREFETCHED_BYTES = 2 << 10;
+// How far ahead codes are asked for, and the codes of scales, of which there are fewer.
+constexpr int64_t CODES_AHEAD = 2 << 10, SCALES_AHEAD = 1 << 9;
 
 // Whether rows of W are whole blocks of BLOCK_CODES codes of one scale, and walked as such.
 inline bool takes_code_blocks(const WeightView& weight) {
@@ -21,9 +21,8 @@ struct FewRows {
   float* places;     // the same as FloatBlocks or WordBlocks reads them, in groups of rows
   float* scales;     // [num_rows, scales_stride]: of words
 
-  static int64_t scales_stride(int64_t k) {
-    return k / BLOCK_CODES + LANES;
-  }  // vectors may read on
+  // Vectors may read beyond the last scale.
+  static int64_t scales_stride(int64_t k) { return k / BLOCK_CODES + LANES; }
   static int64_t size(int64_t num_rows, int64_t k) { return num_rows * (2 * k + scales_stride(k)); }
   FewRows(const MatrixView& x, int64_t count, float* memory)
       : num_rows(count),
@@ -33,6 +32,7 @@ struct FewRows {
         places(rows + count * k),
         scales(places + count * k) {}
 
+  bool is_placed() const { return WALKS_BLOCKS && k % BLOCK_CODES == 0; }
   bool wants_words() const { return type != ElementType::float32; }
   int64_t num_blocks() const { return k / BLOCK_CODES; }
   int64_t scales_stride() const { return scales_stride(k); }
@@ -44,18 +44,19 @@ struct FewRows {
   int64_t height(int64_t group) const { return std::min(ROWS_TOGETHER, num_rows - group); }
   // Once all blocks are placed: whether words stand for each of them.
   bool has_words() const {
+    if (!is_placed() || !wants_words()) return false;
     for (int64_t row = 0; row < num_rows; ++row) {
       const float* first = scales + row * scales_stride();
       if (std::count(first, first + num_blocks(), NO_WORDS) != 0) return false;
     }
-    return wants_words();
+    return true;
   }
 
   // Reads and places the values of some depths, from the first of a block on.
   void prepare(const DenseRows& source, Range depths) const {
     for (int64_t row = 0; row < num_rows; ++row) {
       source.read(row, depths.first, depths.size(), rows + row * k + depths.first);
-      if (!WALKS_BLOCKS || k % BLOCK_CODES != 0) continue;
+      if (!is_placed()) continue;
       for (int64_t depth = depths.first; depth < depths.last; depth += BLOCK_CODES) {
         place(row, depth);
       }
@@ -103,7 +104,7 @@ template <int ROWS, class Blocks>
     const uint8_t* next = block_scales.codes_at(block);
     if (c == 0 || next == nullptr) block_scales.look_up(block, count, found);
     if (next != nullptr && c + 1 < strip.columns.size()) next += x.num_blocks();
-    if (next != nullptr) prefetch(next + PREFETCHED_BYTES / 4, count);
+    if (next != nullptr) prefetch(next + SCALES_AHEAD, count);
     block_scales.for_vectors(block, count, [&](int64_t i, Floats scale, Floats offset) {
       const Floats of_weight = load(found + i) * scale + offset;
       if constexpr (!HAS_WORDS) return store(scales[0] + i, of_weight);
@@ -116,7 +117,7 @@ template <int ROWS, class Blocks>
     RowsOfBlock<Value> rows{values, scales[0], HAS_WORDS ? STRIDE : 0};
     BlockSum totals[ROWS] = {};
     for (int64_t i = 0; i < count; ++i, codes += BLOCK_CODES / 2) {
-      __builtin_prefetch(codes + PREFETCHED_BYTES);
+      __builtin_prefetch(codes + CODES_AHEAD);
       if (next != nullptr) found[i] = map[next[i]];
       blocks.template add<ROWS>(codes, rows, totals);
       rows.values += ROWS * BLOCK_CODES;
