@@ -1,8 +1,8 @@
 """The loop that makes one token after the other, for transformers' `generate` to run.
 
 `generate` prepares the cache, the processors of scores and the criteria for an end, once. Its own
-loop prepares positions and masks anew for every token, as padded batches need; for one sequence a
-model counts them in its cache.
+loop prepares what the model gets anew for every token, as padded batches need; for one sequence
+positions count up and no mask is needed.
 """
 
 import inspect
@@ -11,29 +11,56 @@ from functools import partial
 from typing import Any
 
 import torch
+from transformers import GenerationConfig, GenerationMixin
+
+# A model that has one of these for itself wants other inputs than `decode` gives.
+_PREPARATIONS = ("prepare_inputs_for_generation", "_update_model_kwargs_for_generation")
 
 
 def decoder(model: Any, streamer: Any = None) -> Callable[..., torch.Tensor] | None:
-    """`custom_generate` of `model.generate`: `decode`; None for a model with a cache of its own.
+    """`custom_generate` of `model.generate`: `decode`, or None where transformers' loop must run.
 
-    `generate` hands the streamer, which it gives the prompt, to its own loops only.
+    That is for a model that keeps a state or prepares inputs in a way of its own, and one whose
+    generation_config asks for beams, several answers or no cache. `generate` hands the streamer,
+    which it gives the prompt, to its own loops only.
     """
-    has_cache = "past_key_values" in inspect.signature(model.forward).parameters
-    if not has_cache or getattr(model, "_is_stateful", False):
+    if not (_keeps_a_cache(model) and _wants_one_answer(model.generation_config)):
         return None
     return partial(decode, receiver=streamer)
+
+
+def _keeps_a_cache(model: Any) -> bool:
+    """Whether it is the one that `generate` makes for it."""
+    own = any(
+        getattr(type(model), name) is not getattr(GenerationMixin, name) for name in _PREPARATIONS
+    )
+    return (
+        not own
+        and not getattr(model, "_is_stateful", False)
+        and model._supports_default_dynamic_cache()
+        and "past_key_values" in inspect.signature(model.forward).parameters
+    )
+
+
+def _wants_one_answer(config: GenerationConfig) -> bool:
+    """Token by token, over a cache."""
+    return (
+        config.get_generation_mode() in ("greedy_search", "sample")
+        and config.num_return_sequences in (None, 1)
+        and config.use_cache is not False
+    )
 
 
 def decode(
     model: Any,
     input_ids: torch.Tensor,
-    generation_config: Any,
+    generation_config: GenerationConfig,
     past_key_values: Any,
     receiver: Any = None,
     **prepared: Any,
 ) -> torch.Tensor:
     """[1, prompt] -> [1, prompt and answer], the likeliest token each time or a sampled one."""
-    options = {name: prepared[name] for name in ("logits_to_keep",) if name in prepared}
+    options = {n: prepared[n] for n in ("logits_to_keep", "position_ids") if n in prepared}
     tokens = given = input_ids
     done = False
     while not done:
@@ -45,6 +72,8 @@ def decode(
         else:
             given = scores.argmax(-1, keepdim=True)
         tokens = torch.cat((tokens, given), dim=-1)
+        if "position_ids" in options:  # some models would count from the tokens that they are given
+            options["position_ids"] = options["position_ids"][..., -1:] + 1
         if receiver is not None:
             receiver.put(given[0])
         done = bool(prepared["stopping_criteria"](tokens, None).all())

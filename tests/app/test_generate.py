@@ -6,7 +6,16 @@ import json
 
 import pytest
 import torch
-from transformers import MambaConfig, MambaForCausalLM
+from transformers import (
+    MambaConfig,
+    MambaForCausalLM,
+    MptConfig,
+    MptForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
+    RobertaConfig,
+    RobertaForCausalLM,
+)
 
 import qlora_kernels as qk
 from qlora import cli, decoding
@@ -144,7 +153,52 @@ def test_our_loop_makes_the_tokens_of_transformers(
     assert ours.completion == theirs.completion and ours.tokens == theirs.tokens == 24
 
 
-def test_a_model_with_a_state_of_its_own_keeps_the_loop_of_transformers():
-    small = {"hidden_size": 32, "num_hidden_layers": 1, "vocab_size": 16, "state_size": 4}
-    mamba = MambaForCausalLM(MambaConfig(**small))
-    assert decoding.decoder(mamba) is None
+SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "vocab_size": 64}
+
+
+def test_a_model_whose_tokens_tell_positions_gets_those_of_transformers():
+    """RoBERTa would number each token as if it stood first."""
+    torch.manual_seed(0)
+    roberta = RobertaForCausalLM(RobertaConfig(**SMALL, is_decoder=True)).eval()
+    for parameter in roberta.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    x = torch.arange(3, 12)[None]
+    options = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False}
+    assert decoding.decoder(roberta) is not None
+    ours, theirs = (
+        roberta.generate(x, attention_mask=torch.ones_like(x), custom_generate=loop, **options)
+        for loop in (decoding.decoder(roberta), None)
+    )
+    assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: MambaForCausalLM(
+            MambaConfig(hidden_size=32, num_hidden_layers=1, vocab_size=16, state_size=4)
+        ),
+        lambda: MptForCausalLM(MptConfig(d_model=32, n_heads=4, n_layers=1, vocab_size=64)),
+        lambda: Phi3ForCausalLM(Phi3Config(**SMALL, num_key_value_heads=4, pad_token_id=0)),
+    ],
+    ids=["keeps a state", "asks for no cache", "prepares its inputs"],
+)
+def test_a_model_of_other_ways_keeps_the_loop_of_transformers(made):
+    assert decoding.decoder(made()) is None
+
+
+@pytest.mark.parametrize(
+    "asked", [{"num_beams": 3}, {"num_return_sequences": 2, "do_sample": True}]
+)
+def test_a_model_that_asks_for_several_answers_gets_them_from_transformers(model, asked):
+    assert decoding.decoder(model) is not None
+    model.generation_config.update(**asked)
+    assert decoding.decoder(model) is None
+
+
+def test_a_model_saved_without_a_cache_generates(model, tokenizer, tiny):
+    """As trainers with checkpointing leave it."""
+    settings = GenerateSettings(tiny, "x", None, max_new_tokens=8)
+    cached = complete(model, tokenizer, "ROMEO.", settings)
+    model.generation_config.use_cache = False
+    assert complete(model, tokenizer, "ROMEO.", settings).completion == cached.completion
