@@ -211,8 +211,9 @@ class QLoRALinear(nn.Linear):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x [..., in] -> [..., out]; under autocast in its dtype, else in x's."""
-        if self.shared_input is not None:
-            y: torch.Tensor = self.shared_input.output(self, x)
+        shared = self.shared_input  # read once: another thread may end it
+        if shared is not None:
+            y: torch.Tensor = shared.output(self, x)
             return y
         return forward_all([self], x)[0]
 

@@ -51,18 +51,21 @@ class SharedInput:
     def __init__(self, layers: Sequence[QLoRALinear]) -> None:
         """`layers` [in, out_i]: those that are expected to be called with one tensor."""
         self.layers = layers
-        self.key: tuple[Any, ...] | None = None
-        self.outputs: dict[QLoRALinear, torch.Tensor] = {}  # of x, not yet taken
+        # x with what else decides, and outputs not yet taken: one value, since threads may share
+        # the layers.
+        self.known: tuple[tuple[Any, ...], dict[QLoRALinear, torch.Tensor]] | None = None
 
     def output(self, layer: QLoRALinear, x: torch.Tensor) -> torch.Tensor:
         """y of this layer; of all of them, if x is new or `layer` had its own already."""
         dtype = autocast_dtype(x.device.type) if torch._C._is_any_autocast_enabled() else None
         key = (_version(x), torch.is_grad_enabled(), dtype)
-        known = self.key is not None and self.key[0] is x and self.key[1:] == key
-        if not known or layer not in self.outputs:
-            self.key = (x, *key)
-            self.outputs = dict(zip(self.layers, forward_all(self.layers, x), strict=True))
-        return self.outputs.pop(layer)
+        if (known := self.known) is not None and known[0][0] is x and known[0][1:] == key:
+            y = known[1].pop(layer, None)
+            if y is not None:
+                return y
+        outputs = dict(zip(self.layers, forward_all(self.layers, x), strict=True))
+        self.known = ((x, *key), outputs)
+        return outputs.pop(layer)
 
 
 def _version(x: torch.Tensor) -> int | None:
@@ -108,6 +111,7 @@ class _Close:
     def __call__(self, parent: nn.Module, *_: Any) -> None:
         for name in self.names:
             child = parent._modules.get(name)
-            if isinstance(child, QLoRALinear) and child.shared_input is not None:
-                _share(child.shared_input.layers, None)
+            shared = child.shared_input if isinstance(child, QLoRALinear) else None
+            if shared is not None:
+                _share(shared.layers, None)
                 return

@@ -10,7 +10,14 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import qlora_kernels as qk
-from qlora_kernels.nn import QLoRAConfig, QLoRALinear, adapter_parameters, quantized_layers
+from qlora_kernels.nn import (
+    QLoRAConfig,
+    QLoRALinear,
+    adapter_parameters,
+    quantized_layers,
+    shared_input,
+)
+from qlora_kernels.nn.qlora_linear import forward_all
 from qlora_kernels.nn.shared_input import SharedInput
 
 CONFIG = QLoRAConfig(rank=4, alpha=8, dropout=0.2)
@@ -230,6 +237,23 @@ def test_the_outputs_of_one_input_are_kept_until_they_are_taken():
     layers = [QLoRALinear.from_linear(nn.Linear(32, n), CONFIG) for n in (8, 16)]
     shared, x = SharedInput(layers), torch.randn(2, 32)
     shared.output(layers[0], x)
-    assert list(shared.outputs) == layers[1:]
+    assert list(shared.known[1]) == layers[1:]
     shared.output(layers[1], x)
-    assert not shared.outputs
+    assert not shared.known[1]
+
+
+def test_a_call_that_ends_within_another_keeps_its_own_outputs(monkeypatch):
+    """As where two threads run one model: the kernel lets others run."""
+    layers = [QLoRALinear.from_linear(nn.Linear(32, n), CONFIG) for n in (8, 16)]
+    shared, first, second = SharedInput(layers), torch.randn(2, 32), torch.randn(2, 32)
+    begun = []
+
+    def interrupted(members, x):
+        if not begun:
+            begun.append(x)
+            assert torch.equal(shared.output(layers[0], second), layers[0](second))
+        return forward_all(members, x)
+
+    monkeypatch.setattr(shared_input, "forward_all", interrupted)
+    for x, layer in ((first, layers[0]), (second, layers[1]), (first, layers[1])):
+        assert torch.equal(shared.output(layer, x), layer(x))
