@@ -94,9 +94,9 @@ def run(arguments: argparse.Namespace) -> int:
     kept = Kept(arguments.json)
     if arguments.resume:
         kept = resumed(arguments.json, session.origin)
-        session = replace(session, pace=foretold(kept, session.backend))
     if revision and tree:
         session = _with_base(session, revision, tree)
+    session = replace(session, pace=foretold(kept.under(session.settings), session.backend))
     try:
         return _measured(arguments, session, cases, kept)
     finally:

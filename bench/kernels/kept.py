@@ -82,10 +82,10 @@ def resumed(path: Path, origin: Mapping[str, Any]) -> Kept:
     return kept
 
 
-def foretold(kept: Kept, backend: str) -> Pace:
-    """How long the calls of earlier runs took."""
+def foretold(records: Sequence[Record], backend: str) -> Pace:
+    """How long the calls of earlier runs took, under one set of conditions."""
     pace = Pace()
-    for r in kept.records:
+    for r in records:
         case = Case(r.op, **r.case)
         if r.backend == backend:
             pace.note(case, "ours", 1e-3 * r.median_ms)

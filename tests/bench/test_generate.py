@@ -24,6 +24,13 @@ def test_a_small_run_leaves_a_record(tmp_path: Path):
     record = json.loads((tmp_path / "r.json").read_text())
     assert set(record["ratios"]) == {"transformers float32", "transformers bfloat16"}
     assert all(rate > 0 for rate in record["tokens_per_second"].values())
+    assert record["head_packing_seconds"] is None
+
+
+def test_a_packed_head_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(generate, "WORTH_IT_FROM", 2)
+    generate.run(arguments("--output", str(tmp_path / "r.json")))
+    assert json.loads((tmp_path / "r.json").read_text())["head_packing_seconds"] > 0
 
 
 def test_other_tokens_are_not_timed(monkeypatch):
