@@ -16,6 +16,7 @@ from torch import nn
 WORTH_IT_FROM = 80
 
 LARGEST = 2.0**15  # below float16's largest value, which is no power of two
+FURTHEST = 60  # powers of two that float32 takes without leaving its range
 
 
 def halve_head(model: Any) -> bool:
@@ -32,8 +33,9 @@ def halve_head(model: Any) -> bool:
     largest = float(weight.abs().max())
     if not 0 < largest < math.inf:
         return False
-    scale = 2.0 ** math.floor(math.log2(LARGEST / largest))
-    if not is_exact(weight, scale):
+    exponent = math.floor(math.log2(LARGEST / largest))
+    scale = 2.0**exponent
+    if abs(exponent) > FURTHEST or not is_exact(weight, scale):
         return False
     model.set_output_embeddings(HalfHead(head, scale))
     return True

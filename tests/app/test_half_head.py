@@ -31,7 +31,15 @@ def test_it_rounds_as_float32_does(model, factor, has_bias):
 
 
 @pytest.mark.parametrize(
-    "weight", [torch.full((8, 64), 1 / 3), torch.tensor([[2.0**15, 2.0**-30]]), torch.zeros(2, 2)]
+    "weight",
+    [
+        torch.full((8, 64), 1 / 3),
+        torch.tensor([[2.0**15, 2.0**-30]]),
+        torch.zeros(2, 2),
+        torch.full((2, 2), 2.0**-118),  # the power of two would be infinite
+        torch.full((2, 2), torch.inf),
+        torch.full((2, 2), torch.nan),
+    ],
 )
 def test_a_head_that_is_not_exact_stays(model, weight):
     head = model.get_output_embeddings()
