@@ -88,11 +88,17 @@ inline void compute_h(const RowBlock& block, const AdapterView& adapter, const M
   project_to_rank(block, adapter, x, TransposedDensePanels{{adapter.a}}, h);
 }
 
-// The matrices that the threads share during a row block; h_tiles has one for each layer.
+// A layer's h, as rows and as tiles. Each layer has its own: while one thread is at a layer, others
+// are at the next, whose rows may have another length.
+struct LayerH {
+  float *rows, *tiles;
+};
+
+// The matrices that the threads share during a row block.
 struct ForwardScratch {
-  float *x, *dropped, *h;
+  float *x, *dropped;
   float* few;  // where there are few rows: of FewRows, or all their cells
-  std::vector<float*> h_tiles;
+  std::vector<LayerH> h;
 };
 
 // Few rows that are not paired are not packed, and their h is not either: the threads share ranks.
@@ -111,7 +117,7 @@ inline void forward_few_rows(const ForwardTask& task, const RowBlock& block, con
   for (size_t i = 0; i < task.layers.size(); ++i) {
     const AdapterView& adapter = task.layers[i].adapter;
     const Range ranks = team.share_of(adapter.rank, 1);
-    few_rows_to_rank(task.x, rows, adapter, ranks, scratch.h_tiles[i]);
+    few_rows_to_rank(task.x, rows, adapter, ranks, scratch.h[i].rows);
   }
 }
 
@@ -127,9 +133,10 @@ inline void forward_rows(const ForwardTask& task, const RowBlock& block,
     const AdapterView& adapter = task.layers[i].adapter;
     if (adapter.rank == 0) continue;
     float* tiles = input_dropout(adapter) != nullptr ? scratch.dropped : scratch.x;
-    compute_h(block, adapter, task.x, block.tiles(tiles, k), scratch.h);
-    pack_left(as_rows(scratch.h, block.num_rows, adapter.rank), block.own_rows,
-              block.tiles(scratch.h_tiles[i], adapter.rank));
+    const LayerH& h = scratch.h[i];
+    compute_h(block, adapter, task.x, block.tiles(tiles, k), h.rows);
+    pack_left(as_rows(h.rows, block.num_rows, adapter.rank), block.own_rows,
+              block.tiles(h.tiles, adapter.rank));
   }
 }
 
@@ -217,11 +224,11 @@ inline void forward_block(const ForwardTask& task, const RowBlock& block, const 
     const Range columns = team.share_of(layer.weight.n, TILE_COLUMNS);
     if (few) {
       const FewRows x(task.x, block.num_rows, scratch.few);
-      const FewProducts products{{layer.weight, x}, scratch.h_tiles[i]};
+      const FewProducts products{{layer.weight, x}, scratch.h[i].rows};
       forward_columns(layer, block, products, columns);
     } else {
       const LeftTiles x = block.tiles(scratch.x, task.x.columns);
-      const LeftTiles h = block.tiles(scratch.h_tiles[i], layer.adapter.rank);
+      const LeftTiles h = block.tiles(scratch.h[i].tiles, layer.adapter.rank);
       forward_columns(layer, block, PackedProducts{x, h, scratch.few}, columns);
     }
   }
@@ -245,14 +252,14 @@ inline void forward(const ForwardTask& task, int num_threads) {
   const int64_t few_size = Workspace::padded(FewRows::size(std::min(m, FEW_ROWS), k));
   const int64_t strip_size = Workspace::padded(Strip::size(block_rows));
   const int64_t num_layers = static_cast<int64_t>(task.layers.size());
-  Workspace workspace(x_size + dropped_size + (1 + num_layers) * h_size + few_size +
+  Workspace workspace(x_size + dropped_size + 2 * num_layers * h_size + few_size +
                       threads * strip_size);
-  ForwardScratch scratch{workspace.take(x_size),
-                         workspace.take(dropped_size),
-                         workspace.take(h_size),
-                         workspace.take(few_size),
-                         {}};
-  for (int64_t i = 0; i < num_layers; ++i) scratch.h_tiles.push_back(workspace.take(h_size));
+  ForwardScratch scratch{
+      workspace.take(x_size), workspace.take(dropped_size), workspace.take(few_size), {}};
+  for (int64_t i = 0; i < num_layers; ++i) {
+    float* const rows = workspace.take(h_size);
+    scratch.h.push_back({rows, workspace.take(h_size)});
+  }
   float* strips = workspace.take(threads * strip_size);
   parallel(threads, [&](const Team& team) {
     const Strip strip(strips + team.thread * strip_size);

@@ -13,15 +13,16 @@ struct GradientSums {
   double *dbias, *dscale;
 };
 
-// The matrices of one layer that the threads share during a row block.
+// The matrices of one layer that the threads share during a row block; `projected` is dh or h of
+// each thread's own rows, and as h in forward not shared with other layers.
 struct LayerScratch {
-  float *dy, *dh_tiles, *dh_transposed, *h_transposed;
+  float *dy, *projected, *dh_tiles, *dh_transposed, *h_transposed;
   GradientSums sums;
 };
 
-// And those of all layers: x is packed once, `projected` is dh or h of the thread's own rows.
+// And those of all layers: x is packed once.
 struct BackwardScratch {
-  float *x, *dropped, *projected;
+  float *x, *dropped;
   std::vector<LayerScratch> layers;
 };
 
@@ -49,14 +50,14 @@ inline void backward_rows(const BackwardLayer& layer, const BackwardTask& task,
     pack_left({layer.dy, block.first_row, nullptr, layer.output_scale}, rows, dy);
   }
   if (reads_dy && rank > 0) {
-    project_to_rank(block, adapter, dy, DensePanels{{adapter.b}}, shared.projected);
-    pack_left(as_rows(shared.projected, num_rows, rank), rows, block.tiles(own.dh_tiles, rank));
-    pack_left_transposed(shared.projected, rows, block.transposed(own.dh_transposed, rank));
+    project_to_rank(block, adapter, dy, DensePanels{{adapter.b}}, own.projected);
+    pack_left(as_rows(own.projected, num_rows, rank), rows, block.tiles(own.dh_tiles, rank));
+    pack_left_transposed(own.projected, rows, block.transposed(own.dh_transposed, rank));
   }
   if (is_needed(layer.db)) {
     float* x = input_dropout(adapter) != nullptr ? shared.dropped : shared.x;
-    compute_h(block, adapter, task.x, block.tiles(x, layer.weight.k), shared.projected);
-    pack_left_transposed(shared.projected, rows, block.transposed(own.h_transposed, rank));
+    compute_h(block, adapter, task.x, block.tiles(x, layer.weight.k), own.projected);
+    pack_left_transposed(own.projected, rows, block.transposed(own.h_transposed, rank));
   }
 }
 
@@ -197,7 +198,7 @@ inline void store_gradients(const BackwardLayer& layer, const GradientSums& sums
 
 // What backward needs of scratch memory, and which part of it is whose.
 struct BackwardSizes {
-  int64_t block_rows, x = 0, dropped = 0, projected = 0, strip;
+  int64_t block_rows, x = 0, dropped = 0, strip;
 
   BackwardSizes(const BackwardTask& task, int64_t m) {
     int64_t depth = 0, rank = 0;
@@ -212,7 +213,6 @@ struct BackwardSizes {
     block_rows = rows_per_block(m, depth);
     x = needs_h ? Workspace::padded(block_rows * k) : 0;
     dropped = needs_h && drops_input ? x : 0;
-    projected = Workspace::padded(block_rows * rank);
     strip = Workspace::padded(Strip::size(std::max(block_rows, rank)));
   }
 
@@ -222,6 +222,7 @@ struct BackwardSizes {
     const int64_t n = layer.weight.n, k = layer.weight.k, rank = layer.adapter.rank;
     const int64_t h_size = block_rows * rank;
     float* const dy = part(block_rows * n);
+    float* const projected = part(h_size);
     float* const dh_tiles = part(h_size);
     float* const dh_transposed = part(h_size);
     float* const h_transposed = part(is_needed(layer.db) ? h_size : 0);
@@ -232,7 +233,7 @@ struct BackwardSizes {
     };
     double* const dbias = doubles(layer.dbias);
     double* const dscale = doubles(layer.dscale);
-    return {dy, dh_tiles, dh_transposed, h_transposed, {da, db, dbias, dscale}};
+    return {dy, projected, dh_tiles, dh_transposed, h_transposed, {da, db, dbias, dscale}};
   }
 
   // Of all layers together.
@@ -255,10 +256,8 @@ inline void backward(const BackwardTask& task, int num_threads) {
   const int threads = threads_for_product(m, num_columns, k, num_threads);
 
   const BackwardSizes sizes(task, m);
-  Workspace workspace(sizes.layers(task) + sizes.x + sizes.dropped + sizes.projected +
-                      2 * threads * sizes.strip);
-  BackwardScratch scratch{
-      workspace.take(sizes.x), workspace.take(sizes.dropped), workspace.take(sizes.projected), {}};
+  Workspace workspace(sizes.layers(task) + sizes.x + sizes.dropped + 2 * threads * sizes.strip);
+  BackwardScratch scratch{workspace.take(sizes.x), workspace.take(sizes.dropped), {}};
   for (const BackwardLayer& layer : task.layers) {
     scratch.layers.push_back(sizes.of(layer, [&](int64_t size) { return workspace.take(size); }));
     clear_sums(layer, scratch.layers.back().sums);
