@@ -57,8 +57,7 @@ class SharedInput:
 
     def output(self, layer: QLoRALinear, x: torch.Tensor) -> torch.Tensor:
         """y of this layer; of all of them, if x is new or `layer` had its own already."""
-        dtype = autocast_dtype(x.device.type) if torch._C._is_any_autocast_enabled() else None
-        key = (_version(x), torch.is_grad_enabled(), dtype)
+        key = (_version(x), torch.is_grad_enabled(), autocast_dtype(x.device.type))
         if (known := self.known) is not None and known[0][0] is x and known[0][1:] == key:
             y = known[1].pop(layer, None)
             if y is not None:
