@@ -3,7 +3,6 @@
 import argparse
 import json
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import qlora_kernels as qk
+from bench.turns import interleaved
 from qlora.provenance import provenance
 from qlora_kernels.files import write_text
 
@@ -49,19 +49,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.output is not None:
         write_text(arguments.output, json.dumps(record, indent=2) + "\n")
     return 0
-
-
-def interleaved(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each step, one of each kind a round, so that the machine's moods hit all alike."""
-    for step in steps.values():
-        step()  # first touches: memory, threads
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(rounds):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            seconds[name].append(time.perf_counter() - start)
-    return seconds
 
 
 def training_step(

@@ -25,7 +25,8 @@ interrupted at any time. With OMP_NUM_THREADS=1 two may run side by side.
   --plan         what is left, and how long it will take
   --only NAME    these configurations alone
   --page         run nothing: page and pictures of what there is
-  --frontier     only what the frontier shows: parameters against accuracy, memory, forgetting"""
+  --frontier     only what the frontier shows: parameters against accuracy, memory, forgetting
+  --calls        what a call of each of its members costs, side by side, and the page (2 minutes)"""
 
 RESULTS = Path("bench/results/quality")
 TAIL = 500  # characters of what a process said before it died
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plan", action="store_true", help="list the runs and run none")
     parser.add_argument("--page", action="store_true", help="make the page and run none")
     parser.add_argument("--frontier", action="store_true", help="its configurations only")
+    parser.add_argument("--calls", action="store_true", help="what a call costs, and no runs")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these configurations only")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), metavar="N")
     parser.add_argument("--most", type=int, metavar="N", help="stop after so many runs")
@@ -50,7 +52,11 @@ def run(arguments: argparse.Namespace) -> int:
         print(described(left, finished))
         return 0
     failed = 0
-    if not arguments.page:
+    if arguments.calls:
+        from bench.quality.calls import measured
+
+        finished.keep_calls(measured(fetch_model(say)))
+    elif not arguments.page:
         failed = take_all(left[: arguments.most], finished)
     path = write_pages(finished, arguments.output)
     say(f"written to {path}")

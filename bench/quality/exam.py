@@ -1,7 +1,5 @@
-"""What a model in memory can do: right answers, losses, and what a call costs."""
+"""What a model in memory can do: right answers and losses."""
 
-import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +13,6 @@ from qlora.evaluation import evaluate
 from qlora_kernels.files import write_text
 
 ENGLISH_LENGTH = 64
-CALLS = 5
 
 
 @dataclass(frozen=True)
@@ -47,15 +44,6 @@ class Examiner:
         examples = read_examples(path, self._tokenizer, ENGLISH_LENGTH)
         rows = pack(examples, ENGLISH_LENGTH)
         return evaluate(model, rows, pad_token(self._tokenizer)).loss
-
-    def call_seconds(self, model: PreTrainedModel, example: Example) -> float:
-        """Processor seconds that one row takes, in the middle of CALLS."""
-        taken = []
-        for _ in range(CALLS):
-            start = time.process_time()
-            evaluate(model, [[example]], pad_token(self._tokenizer))
-            taken.append(time.process_time() - start)
-        return statistics.median(taken)
 
 
 def without_end(example: Example) -> Example:

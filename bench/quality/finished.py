@@ -1,4 +1,7 @@
-"""Finished runs: one JSON file each, and those of the committed record. None is run again."""
+"""Finished runs: one JSON file each, and those of the committed record. None is run again.
+
+What calls cost is a file beside them.
+"""
 
 import json
 from collections.abc import Mapping
@@ -13,6 +16,7 @@ from qlora_kernels.files import write_text
 Results = dict[str, list[dict[str, Any]]]  # configuration -> its results, by seed
 MINUTES = 2.5  # of one processor: what a run takes before any was measured
 SECONDS = 60
+CALLS = "calls.json"
 
 
 @dataclass(frozen=True)
@@ -27,14 +31,29 @@ class Finished:
 
     def all(self) -> dict[str, dict[str, Any]]:
         """By the run's name; a file here counts more than the record."""
-        found: dict[str, dict[str, Any]] = {}
-        if self.record.exists():
-            record = json.loads(self.record.read_text(encoding="utf-8"))
-            found |= {row["run"]: row for row in record["runs"]}
-        for path in sorted(self.folder.glob("*.json")):
+        found = {row["run"]: row for row in self._recorded().get("runs", [])}
+        for path in sorted(self.folder.glob("*-seed-*.json")):
             row = json.loads(path.read_text(encoding="utf-8"))
             found[row["run"]] = row
         return found
+
+    def calls(self) -> dict[str, Any] | None:
+        """What calls cost (`bench.quality.calls`), if it was measured."""
+        path = self.folder / CALLS
+        if path.exists():
+            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            return found
+        return self._recorded().get("calls")
+
+    def keep_calls(self, found: Mapping[str, Any]) -> Path:
+        """Instead of what was there."""
+        return write_text(self.folder / CALLS, json.dumps(found) + "\n")
+
+    def _recorded(self) -> dict[str, Any]:
+        if not self.record.exists():
+            return {}
+        record: dict[str, Any] = json.loads(self.record.read_text(encoding="utf-8"))
+        return record
 
     def keep(self, run: Run, result: Mapping[str, Any]) -> Path:
         """Write a run's file, whole or not at all."""

@@ -9,7 +9,8 @@ from bench.quality.cells import counted, ran_table, told, told_share
 from bench.quality.finished import Results
 from bench.quality.plan import CONFIGURATIONS
 
-REFERENCE = "few-shot"  # its runs read English and a single prompt with the untrained 16-bit model
+REFERENCE = "few-shot"  # its runs read English with the untrained 16-bit model
+BASE = "base"  # that model in what calls cost
 
 
 @dataclass(frozen=True)
@@ -36,14 +37,17 @@ HEAD = (
 )  # fmt: skip
 
 
-def table(results: Results) -> str:
+Seconds = Mapping[str, Sequence[float]]  # of a call, by member and round
+
+
+def table(results: Results, seconds: Seconds) -> str:
     """Markdown; members without a run are named below."""
-    lines = [_line(name, results) for name in MEMBERS if results[name]]
+    lines = [_line(name, results, seconds) for name in MEMBERS if results[name]]
     absent = [CONFIGURATIONS[name].title for name in MEMBERS if not results[name]]
     return ran_table(HEAD, lines, absent)
 
 
-def _line(name: str, results: Results) -> list[str]:
+def _line(name: str, results: Results, seconds: Seconds) -> list[str]:
     rows, member = results[name], MEMBERS[name]
     tokens = [row["prompt_tokens"] for row in rows if "prompt_tokens" in row]
     return [
@@ -53,7 +57,7 @@ def _line(name: str, results: Results) -> list[str]:
         told(rows, "loss"),
         told(forgotten(rows, results), "forgotten"),
         told(rows, "peak_mib", ".0f"),
-        told(_calls(rows, results), "times", ".2f"),
+        times_the_base(seconds, name),
         f"{statistics.mean(tokens):.0f}, with the question" if tokens else member.tokens,
         member.merges,
         counted(rows),
@@ -73,9 +77,10 @@ def forgotten(rows: Sequence[Mapping[str, Any]], results: Results) -> list[dict[
     return [{"forgotten": row["english"] - known[0]} for row in rows] if known else []
 
 
-def _calls(rows: Sequence[Mapping[str, Any]], results: Results) -> list[dict[str, Any]]:
-    plain = [row["plain_call_seconds"] for row in results[REFERENCE]]
-    if not plain:
-        return []
-    base = statistics.median(plain)
-    return [{"times": row["call_seconds"] / base} for row in rows]
+def times_the_base(seconds: Seconds, name: str) -> str:
+    """`1.06 (1.04-1.09)`: median and p20-p80 of a member's time over the base's, by rounds."""
+    if name not in seconds:
+        return "-"
+    ratios = [s / base for s, base in zip(seconds[name], seconds[BASE], strict=True)]
+    fifths = statistics.quantiles(ratios, n=5, method="inclusive")
+    return f"{statistics.median(ratios):.2f} ({fifths[0]:.2f}-{fifths[-1]:.2f})"

@@ -32,6 +32,7 @@ def write_pages(finished: Finished, folder: Path) -> Path:
         "command": COMMAND,
         **provenance(PACKAGES),
         "claims": [row for judgement in judge(usable(results)) for row in claim_rows(judgement)],
+        "calls": finished.calls(),
         "runs": rows,
     }
     write_text(folder / "record.json", json.dumps(record, indent=1) + "\n")
@@ -58,11 +59,11 @@ def page(results: Results, record: Mapping[str, Any]) -> str:
         "## The next line of Python",
         tuned_table(results, "python"),
         "## The frontier",
-        frontier.table(results),
+        frontier.table(results, (record["calls"] or {}).get("seconds", {})),
         "Over 16 bits but for QLoRA and DoRA. Forgotten: nats per token of plain English more than"
         " the untrained model in 16 bits. Peak: of the process above what it was before the model"
-        " was loaded. Behind examples in the prompt an answer need not end by itself. A call:"
-        " processor seconds for one prompt, nothing merged.",
+        " was loaded. Behind examples in the prompt an answer need not end by itself."
+        f" {_calls(record['calls'])}",
         "![frontier](frontier.png)",
         "![right answers by method](methods.png)",
     ]
@@ -131,6 +132,18 @@ def _setup(results: Results, record: Mapping[str, Any]) -> str:
         " bits already (GGUF Q4_1), which flatters 4-bit bases, and is small: what fails here may"
         f" hold for larger ones. Page made by `{COMMAND}` at commit {record['commit']},"
         f" {record['date']}, of runs measured at {_commits(results)}."
+    )
+
+
+def _calls(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return f"What a call costs was not measured (`{COMMAND} --calls`)."
+    rounds = len(found["seconds"][frontier.BASE])
+    return (
+        f"A call: one question, nothing merged; median and p20-p80 of {rounds} rounds in which all"
+        f" took turns with the untrained model, {found['threads']} threads (`{found['command']}`,"
+        f" commit {found['commit']}). Full fine-tuning is the same model again: what its figure is"
+        " from 1 is noise."
     )
 
 

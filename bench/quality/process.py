@@ -56,7 +56,7 @@ def num_weights(model: Path) -> int:
 
 
 def trained(one: Run, sources: tuple[Path, Path], folder: Path) -> dict[str, Any]:
-    """Train; then the test, English, and what a call costs."""
+    """Train; then the test and English."""
     configuration = one.configuration
     task = make_task(configuration.task, one.seed, configuration.rows)
     files = task.write(folder)
@@ -88,7 +88,6 @@ def trained(one: Run, sources: tuple[Path, Path], folder: Path) -> dict[str, Any
         "trained": sum(p.numel() for p in training.parameters.values()),
         "weights": num_weights(sources[0]),
         "peak_mib": (peak - before) / MIB,
-        "call_seconds": examiner.call_seconds(training.model, exams["test"][0]),
         "test_rows": len(exams["test"]),
     }
 
@@ -132,11 +131,8 @@ def _shown(model: Any, tokenizer: Any, seed: int, folder: Path) -> dict[str, Any
         without_end(example)
         for example in examiner.read(write_rows(rows, folder / "few-shot.jsonl"))
     ]
-    plain = examiner.read(write_rows(task.test[:1], folder / "plain.jsonl"))
     return {
         **asdict(examiner.score(model, examples)),
-        "call_seconds": examiner.call_seconds(model, examples[0]),
-        "plain_call_seconds": examiner.call_seconds(model, plain[0]),
         "prompt_tokens": sum(map(len, examples)) / len(examples),
         "test_rows": len(examples),
     }

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bench import __main__ as bench
-from bench.quality import command, exam, plan, process, tasks
+from bench.quality import calls, command, frontier, plan, process, tasks
 from bench.quality.finished import Finished, by_configuration, estimated_minutes
 from bench.quality.page import page
 from bench.quality.plan import CONFIGURATIONS, Run, runs
@@ -27,7 +27,6 @@ def _small(monkeypatch: pytest.MonkeyPatch, one_thread: None):
     monkeypatch.setattr(tasks, "TEST", {"intents": 9, "python": 9})
     monkeypatch.setattr(tasks, "VALIDATION", 3)
     monkeypatch.setattr(tasks, "LIBRARY", tasks.LIBRARY / "asyncio")
-    monkeypatch.setattr(exam, "CALLS", 1)
     monkeypatch.setitem(plan.SIZES["intents"], "steps", 2)
     monkeypatch.setitem(plan.SIZES["python"], "sequence_length", 384)  # a small vocabulary
 
@@ -42,7 +41,7 @@ def test_a_trained_run(name: str, wordnet: Path):
     row = found(name, wordnet)
     assert len(row["training"]) == 2 and [step for step, _ in row["validation"]] == [1, 2]
     assert 0 <= row["right"] <= 1 and row["loss"] > 0 and row["english"] > 0
-    assert row["peak_mib"] > 0 and row["cpu_seconds"] > row["call_seconds"] > 0
+    assert row["peak_mib"] > 0 and row["cpu_seconds"] > 0
     assert (row["trained"] == row["weights"]) == (name == "full")
 
 
@@ -51,6 +50,28 @@ def test_what_is_not_trained(wordnet: Path):
     assert base["python"] > 0 and base["english"] > 0 and 0 <= base["intents_right"] <= 1
     shown = found("few-shot", wordnet)
     assert shown["prompt_tokens"] > 20 and shown["trained"] == 0 and shown["test_rows"] == 3
+
+
+def test_calls_stand_beside_the_base(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(calls, "SHOTS", 2)
+    monkeypatch.setattr(calls, "ROUNDS", 3)
+    monkeypatch.setattr(command, "fetch_model", lambda say: TINY)
+    words = ["--folder", str(tmp_path / "runs"), "--output", str(tmp_path)]
+    assert bench.main(["quality", "--calls", *words]) == 0
+    record = json.loads((tmp_path / "record.json").read_text())
+    seconds = record["calls"]["seconds"]
+    assert seconds.keys() == {frontier.BASE, *frontier.MEMBERS}
+    assert all(len(rounds) == 3 and min(rounds) > 0 for rounds in seconds.values())
+    assert sum(seconds["few-shot"]) > sum(seconds[frontier.BASE])  # more tokens
+    assert record["runs"] == [] and "of 3 rounds" in (tmp_path / "README.md").read_text()
+
+
+def test_times_are_those_of_a_round():
+    seconds = {frontier.BASE: [1.0, 2.0, 4.0], "lora": [1.0, 4.0, 4.0]}
+    assert frontier.times_the_base(seconds, "lora") == "1.00 (1.00-1.60)"
+    assert frontier.times_the_base(seconds, "dora") == "-"
 
 
 def test_a_run_that_diverges_is_a_result(wordnet: Path, monkeypatch: pytest.MonkeyPatch):
@@ -66,7 +87,7 @@ def made_up(run: Run) -> dict:
     return {
         "right": 0.5, "loss": 1.0, "english": 3.0, "trained": 10, "weights": 1000,
         "training": [1.0] * 60, "validation": [[40, 1.0], [60, 0.9]], "peak_mib": 90.0,
-        "call_seconds": 0.5, "plain_call_seconds": 0.25, "cpu_seconds": 90.0 + run.seed,
+        "cpu_seconds": 90.0 + run.seed,
         "python": 1.0, "python_right": 0.3, "intents_right": 0.1,
     }  # fmt: skip
 
