@@ -2,7 +2,8 @@
 
 `generate` prepares the cache, the processors of scores and the criteria for an end, once. Its own
 loop prepares what the model gets anew for every token, as padded batches need; for one sequence
-positions count up and no mask is needed.
+positions count up and no mask is needed. After the prompt a `DecoderStep` takes over from the
+model's own forward, where it knows the model.
 """
 
 import inspect
@@ -12,6 +13,8 @@ from typing import Any
 
 import torch
 from transformers import GenerationConfig, GenerationMixin
+
+from qlora.decoder_step import decoder_step
 
 # A model that has one of these for itself wants other inputs than `decode` gives.
 _PREPARATIONS = ("prepare_inputs_for_generation", "_update_model_kwargs_for_generation")
@@ -60,23 +63,29 @@ def decode(
     **prepared: Any,
 ) -> torch.Tensor:
     """[1, prompt] -> [1, prompt and answer], the likeliest token each time or a sampled one."""
+
+    def own(token: torch.Tensor, **options: Any) -> Any:
+        return model(token, past_key_values=past_key_values, use_cache=True, **options).logits
+
     options = {n: prepared[n] for n in ("logits_to_keep", "position_ids") if n in prepared}
-    tokens = given = input_ids
-    done = False
-    while not done:
-        outputs = model(given, past_key_values=past_key_values, use_cache=True, **options)
-        scores = outputs.logits[:, -1].to(torch.float32, copy=True)  # processors may change it
+    logits, tokens = own(input_ids, **options), input_ids
+    options.pop("logits_to_keep", None)
+    step = (decoder_step(model, past_key_values) if options else None) or own
+    while True:
+        scores = logits[:, -1].to(torch.float32, copy=True)  # processors may change it
         scores = prepared["logits_processor"](tokens, scores)
         if generation_config.do_sample:
             given = torch.multinomial(scores.softmax(-1), num_samples=1)
         else:
             given = scores.argmax(-1, keepdim=True)
         tokens = torch.cat((tokens, given), dim=-1)
-        if "position_ids" in options:  # some models would count from the tokens that they are given
-            options["position_ids"] = options["position_ids"][..., -1:] + 1
         if receiver is not None:
             receiver.put(given[0])
-        done = bool(prepared["stopping_criteria"](tokens, None).all())
+        if prepared["stopping_criteria"](tokens, None).all():
+            break
+        if options:  # some models would count from the tokens that they are given
+            options["position_ids"] = options["position_ids"][..., -1:] + 1
+        logits = step(given, **options)
     if receiver is not None:
         receiver.end()
     return tokens

@@ -264,7 +264,7 @@ class QLoRALinear(nn.Linear):
 def forward_all(layers: Sequence[QLoRALinear], x: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """y [..., out_i] of every layer for one x, in one op call."""
     dtype = autocast_dtype(x.device.type)
-    return qlora_linear_group(x if dtype is None else x.to(dtype), [_linear(m) for m in layers])
+    return qlora_linear_group(x if dtype is None else x.to(dtype), [linear_of(m) for m in layers])
 
 
 def autocast_dtype(device_type: str) -> torch.dtype | None:
@@ -276,7 +276,7 @@ def autocast_dtype(device_type: str) -> torch.dtype | None:
     return None
 
 
-def _linear(layer: QLoRALinear) -> Linear:
+def linear_of(layer: QLoRALinear) -> Linear:
     """The layer as the op takes it: without a disabled adapter, dropping in train mode only."""
     if torch.compiler.is_compiling():
         kept = _without_norm(layer)

@@ -114,3 +114,9 @@ class _Close:
             if shared is not None:
                 _share(shared.layers, None)
                 return
+
+
+def has_other_hooks(module: nn.Module) -> bool:
+    """Whether anything but `share_inputs` hooks into its forward."""
+    hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+    return not all(isinstance(hook, _Open | _Close) for hook in hooks)

@@ -29,7 +29,7 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 @telling_stale
 def run(x: torch.Tensor, layers: Sequence[Layer]) -> tuple[torch.Tensor, ...] | None:
     """y [..., n_i] of each layer, or None where the call must go the long way."""
-    if not (_nobody_watches() and _takes(x, layers)):
+    if not (nobody_watches() and _takes(x, layers)):
         return None
     try:
         if torch.is_grad_enabled():
@@ -41,7 +41,7 @@ def run(x: torch.Tensor, layers: Sequence[Layer]) -> tuple[torch.Tensor, ...] | 
         return None
 
 
-def _nobody_watches() -> bool:
+def nobody_watches() -> bool:
     """No compiler, tracer, mode, transform, forward gradient or profiler wants to see the call."""
     return not (
         torch.compiler.is_compiling()
@@ -57,16 +57,17 @@ def _nobody_watches() -> bool:
 def _takes(x: torch.Tensor, layers: Sequence[Layer]) -> bool:
     """Plain tensors on the CPU, a quantized base, no magnitude, and a backend that may be ours."""
     return (
-        _may_run()
+        may_run()
         and type(x) in _PLAIN
         and x.is_cpu
         and x.layout is torch.strided
         and x.numel() > 0
-        and all(map(_takes_layer, layers))
+        and all(map(takes_layer, layers))
     )
 
 
-def _may_run() -> bool:
+def may_run() -> bool:
+    """Whether native kernels run here, and no other backend is forced."""
     return dispatch.may_run(native_kernel.BACKEND)
 
 
@@ -78,7 +79,7 @@ def _has_values(dy: torch.Tensor) -> bool:
     return type(dy) in _PLAIN and torch._C._has_storage(dy) and not noted
 
 
-def _takes_layer(layer: Layer) -> bool:
+def takes_layer(layer: Layer) -> bool:
     """Asked once of a layer, whose tensors stay the same; bindings read what these hold each time.
 
     Raises InputError for parts that do not belong together.
@@ -133,7 +134,7 @@ class _Eager(torch.autograd.Function):
     def backward(ctx: Any, *dys: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, *tensors = ctx.saved_tensors  # torch refuses here what has changed since forward
         layers = _saved_layers(ctx, tensors)
-        if _nobody_watches() and all(map(_has_values, dys)) and _may_run():
+        if nobody_watches() and all(map(_has_values, dys)) and may_run():
             unscaled = [None] * len(dys)
             gradients = native_kernel.backward_group(dys, x, layers, ctx.wanted, unscaled)
         else:  # somebody watches, or has forced another backend, since forward

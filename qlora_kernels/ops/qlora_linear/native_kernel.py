@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -44,14 +45,20 @@ def forward_group(x: torch.Tensor, layers: Sequence[Layer]) -> list[torch.Tensor
     """y of every layer that reads x, [..., n_i]; x is packed once for all of them."""
     leading = x.shape[:-1]
     outputs = [x.new_empty((*leading, layer.base.shape[0])) for layer in layers]
-    views = []
+    forward = native.cpu().qlora_linear_forward
+    forward(x.contiguous(), views(layers, outputs), torch.get_num_threads())
+    return outputs
+
+
+def views(layers: Sequence[Layer], outputs: Sequence[torch.Tensor]) -> list[tuple[Any, ...]]:
+    """Layers and their y, of x's dtype, as the kernel of the forward takes them."""
+    found = []
     for layer, y in zip(layers, outputs, strict=True):
         bias = layer.bias
-        if bias is not None and not (bias.dtype == x.dtype and bias.is_contiguous()):
-            bias = bias.detach().to(x.dtype).contiguous()
-        views.append((native.weight(layer.base), _adapter(layer), (bias, _scale(layer)), y))
-    native.cpu().qlora_linear_forward(x.contiguous(), views, torch.get_num_threads())
-    return outputs
+        if bias is not None and not (bias.dtype == y.dtype and bias.is_contiguous()):
+            bias = bias.detach().to(y.dtype).contiguous()
+        found.append((native.weight(layer.base), _adapter(layer), (bias, _scale(layer)), y))
+    return found
 
 
 def backward(

@@ -109,7 +109,7 @@ def qlora_linear_group(x: torch.Tensor, linears: Sequence[Linear]) -> tuple[torc
         _check(x, linear)
     if _drops_input_of_dora(linears[0]):
         return (_dora_with_dropped_input(x, linears[0], seeds[0]),)
-    scales = [_output_scale(linear) for linear in linears]
+    scales = [output_scale_of(linear) for linear in linears]
     return run(
         x,
         [
@@ -145,12 +145,12 @@ def _dora_with_dropped_input(
     adapter = linear.adapter
     assert adapter is not None and seed is not None
     dropped = x * dropout_mask(seed, x.shape, adapter.dropout).to(x.dtype)
-    kept = Layer(linear.q, replace(adapter, dropout=0.0), None, _output_scale(linear))
+    kept = Layer(linear.q, replace(adapter, dropout=0.0), None, output_scale_of(linear))
     [rest] = run(x - dropped, [Layer(linear.q, None, bias=linear.bias)])
     return rest + run(dropped, [kept])[0]
 
 
-def _output_scale(linear: Linear) -> torch.Tensor | None:
+def output_scale_of(linear: Linear) -> torch.Tensor | None:
     """`magnitude / norm`, and a constant 1 where the norm is 0 and no scale could matter."""
     adapter, norm = linear.adapter, linear.column_norm
     if adapter is None or adapter.magnitude is None:
