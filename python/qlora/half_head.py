@@ -37,7 +37,7 @@ def halve_head(model: Any) -> bool:
     scale = 2.0**exponent
     if abs(exponent) > FURTHEST or not is_exact(weight, scale):
         return False
-    model.set_output_embeddings(HalfHead(head, scale))
+    model.set_output_embeddings(HalfHead(head, scale).train(head.training))
     return True
 
 

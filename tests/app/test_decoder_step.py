@@ -11,6 +11,7 @@ from app.decoders import ADAPTERS, CONFIGS, prepared, with_prompt
 from qlora import cache_room, decoding
 from qlora.decoder_checks import refusal
 from qlora.decoder_step import DecoderStep
+from qlora.half_head import halve_head
 from qlora_kernels.testing.error_rule import ErrorRule
 
 NUM_TOKENS, PROMPT = 14, 5
@@ -155,6 +156,16 @@ def test_generate_makes_the_tokens_of_transformers(tokens, steps, family, option
         ours, theirs = (generated(model, prompt, ours, **options) for ours in (True, False))
         assert ours == theirs and len(set(ours)) > 2
     assert len(steps) == 2 * 23  # the prompt makes the first token of each answer
+
+
+def test_a_halved_head_goes_the_short_way(tokens, steps):
+    model = prepared(CONFIGS["llama 3, tied head"], ADAPTERS["lora"])
+    with torch.no_grad():
+        model.lm_head.weight.copy_(model.lm_head.weight.half())
+    whole = generated(model, tokens, True, **CHOICES[0])
+    assert halve_head(model)
+    halved = generated(model, tokens, True, **CHOICES[0])
+    assert halved == whole and len(steps) == 2 * 23
 
 
 def test_it_ends_with_the_end_of_text_and_streams(tokens, steps):
