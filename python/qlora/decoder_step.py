@@ -8,6 +8,7 @@ So what stays from token to token is looked at once per answer, and every layer'
 same memory. Only activations, and what is called once a token, are called as modules.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -104,13 +105,41 @@ class _Row:
 
 
 class _Norm(NamedTuple):
-    """x / sqrt(mean x^2 + eps) * weight over the last dimension."""
+    """x [1, n] / sqrt(sum x^2 + n eps) * (sqrt(n) weight): torch.rms_norm in half the operators."""
 
-    weight: torch.Tensor
-    eps: float
+    weight: torch.Tensor  # sqrt(n) weight, float32
+    eps: torch.Tensor  # n eps, [1, 1]
+
+    @staticmethod
+    def of(module: Any) -> "_Norm":
+        """module: with weight [n] and variance_epsilon."""
+        weight = module.weight.float()
+        n = weight.shape[0]
+        return _Norm(weight * math.sqrt(n), weight.new_full((1, 1), n * module.variance_epsilon))
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.rms_norm(x, x.shape[-1:], None, self.eps) * self.weight
+        exact = x.float()
+        scale = torch.addmm(self.eps, exact, exact.T).rsqrt_()
+        return (exact * self.weight).mul_(scale).to(x.dtype)
+
+
+class _HeadNorm(NamedTuple):
+    """The norm of each head of q and k, in place."""
+
+    weight: torch.Tensor  # [heads, head_dim]
+    eps: float
+
+    @staticmethod
+    def of(layer: Any, num_heads: tuple[int, int]) -> "_HeadNorm | None":
+        """num_heads: of q and k; None for a layer that has no such norm."""
+        if not hasattr(layer.self_attn, "q_norm"):
+            return None
+        norms = [layer.get_submodule(name) for name in HEAD_NORMS]
+        rows = [n.weight.expand(count, -1) for n, count in zip(norms, num_heads, strict=True)]
+        return _HeadNorm(torch.cat(rows), norms[0].variance_epsilon)
+
+    def __call__(self, x: torch.Tensor) -> None:
+        torch.mul(torch.rms_norm(x, x.shape[-1:], None, self.eps), self.weight, out=x)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +147,7 @@ class _Block:
     """A decoder layer; its halves return what they add to x, in `_Row.added`."""
 
     norms: list[_Norm]  # of attention and feed-forward
-    head_norm: _Norm | None  # of q and k [heads, head_dim]
+    head_norm: _HeadNorm | None
     qkv: RepeatedGroup
     o: RepeatedGroup
     gate_up: RepeatedGroup
@@ -134,8 +163,8 @@ class _Block:
             return RepeatedGroup([linear_of(linear(layer, name)) for name in names], outputs)
 
         return _Block(
-            [_norm(layer.get_submodule(name)) for name in NORMS],
-            _head_norm(layer, row),
+            [_Norm.of(layer.get_submodule(name)) for name in NORMS],
+            _HeadNorm.of(layer, row.num_heads),
             call(QKV, row.qkv),
             call(("self_attn.o_proj",), [row.added]),
             call(GATE_UP, [row.gate, row.up]),
@@ -154,7 +183,7 @@ class _Block:
     ) -> torch.Tensor:
         self.qkv(self.norms[0](row.x))
         if self.head_norm is not None:
-            row.unturned.copy_(self.head_norm(row.unturned))
+            self.head_norm(row.unturned)
         row.turn(turn)
         place.copy_(row.key_and_value)
         y = scaled_dot_product_attention(
@@ -167,15 +196,3 @@ class _Block:
         self.gate_up(self.norms[1](row.x))
         self.down(self.activation(row.gate) * row.up)
         return row.added
-
-
-def _norm(module: Any) -> _Norm:
-    return _Norm(module.weight, module.variance_epsilon)
-
-
-def _head_norm(layer: Any, row: _Row) -> _Norm | None:
-    if not hasattr(layer.self_attn, "q_norm"):
-        return None
-    norms = [_norm(layer.get_submodule(name)) for name in HEAD_NORMS]
-    rows = [n.weight.expand(count, -1) for n, count in zip(norms, row.num_heads, strict=True)]
-    return _Norm(torch.cat(rows), norms[0].eps)
