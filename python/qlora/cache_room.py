@@ -42,3 +42,4 @@ class CacheRoom:
         held = self._room[..., : self._length, :]
         for target, layer in zip(held, self._layers, strict=True):
             torch.stack((layer.keys, layer.values), out=target)
+            layer.keys, layer.values = target  # the memory of the others is free from here on
