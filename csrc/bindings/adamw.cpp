@@ -2,7 +2,9 @@
 
 #include <pybind11/stl.h>
 
+#include <cerrno>
 #include <cmath>
+#include <optional>
 #include <tuple>
 #include <vector>
 
@@ -71,9 +73,8 @@ cpu::AdamWRates rates_of(const Hyperparameters& hyper, double step) {
 }
 
 // `work`: tuples (segment view, gradient, hyperparameters).
-void adamw_step(const StateMaps& maps, const py::list& work, float gradient_scale,
-                int num_threads) {
-  cpu::AdamWTask task{{}, &maps.first, &maps.second, gradient_scale};
+cpu::AdamWTask task_of(const StateMaps& maps, const py::list& work, float gradient_scale) {
+  cpu::AdamWTask task{{}, &maps.first, &maps.second, gradient_scale, {}};
   task.segments.reserve(work.size());
   for (const py::handle item : work) {
     const auto parts = py::reinterpret_borrow<py::tuple>(item);
@@ -82,7 +83,44 @@ void adamw_step(const StateMaps& maps, const py::list& work, float gradient_scal
     segment.gradient = view(parts[1], "gradient").row(segment.size());
     segment.rates = rates_of(parts[2].cast<Hyperparameters>(), static_cast<double>(*source.step));
   }
+  return task;
+}
+
+void adamw_step(const StateMaps& maps, const py::list& work, float gradient_scale,
+                int num_threads) {
+  const cpu::AdamWTask task = task_of(maps, work, gradient_scale);
   without_gil([&](const auto& kernels) { kernels.adamw_step(task, checked(num_threads)); });
+}
+
+// (descriptor, room uint8 [bytes], for each segment the shift of its states or None)
+using InFile = std::tuple<int, py::object, std::vector<std::optional<int64_t>>>;
+
+// Returns how many reads waited for the disk.
+int64_t adamw_step_in_file(const StateMaps& maps, const py::list& work, float gradient_scale,
+                           const InFile& where, int num_threads) {
+  const auto& [descriptor, memory, shifts] = where;
+  cpu::AdamWTask task = task_of(maps, work, gradient_scale);
+  const TensorView room = view(memory, "room");
+  room.expect_shape({room.size()});
+  if (shifts.size() != task.segments.size())
+    throw std::invalid_argument("shifts: should be one for each segment, were " +
+                                std::to_string(shifts.size()));
+  for (size_t i = 0; i < shifts.size(); ++i) {
+    cpu::AdamWSegment& segment = task.segments[i];
+    segment.file_shift = shifts[i];
+    if (shifts[i] && segment.block_bytes() > room.size())
+      throw std::invalid_argument("room: should have the " + std::to_string(segment.block_bytes()) +
+                                  " bytes of a block, had " + std::to_string(room.size()));
+  }
+  cpu::StateFile file(descriptor);
+  task.states = {&file, {room.as<uint8_t>(), static_cast<size_t>(room.size())}};
+  without_gil([&](const auto& kernels) { kernels.adamw_step(task, checked(num_threads)); });
+  if (file.error() != 0) {
+    errno = file.error();
+    PyErr_SetFromErrno(PyExc_OSError);
+    throw py::error_already_set();
+  }
+  return file.waits();
 }
 
 double squared_norm(const py::list& gradients, int num_threads) {
@@ -106,6 +144,7 @@ void define_adamw(py::module_& module) {
       });
   py::class_<SegmentView>(module, "SegmentView").def(py::init<const py::object&>());
   module.def("adamw_step", adamw_step);
+  module.def("adamw_step_in_file", adamw_step_in_file);
   module.def("squared_norm", squared_norm);
 }
 

@@ -1,5 +1,4 @@
-// adamw_step: every parameter in one pass, a block of 256 elements at a time in L1. Blocks are
-// independent, so that the bits do not depend on the number of threads.
+// The update of blocks of 256 elements, each in one pass, in L1.
 
 // What a block works on: the caller's own memory where that is float32, else a buffer.
 struct AdamWBlock {
@@ -143,50 +142,5 @@ inline void step_blocks(const AdamWTask& task, const AdamWSegment& segment, Rang
                                                               buffers);
       }
     });
-  });
-}
-
-inline int64_t blocks_of(int64_t size) {
-  return (size + STATE_BLOCK - 1) / STATE_BLOCK;
-}
-
-// Calls body(index, range of its blocks) for each part of which some blocks are among these, which
-// are numbered through all parts; `size_of(index)` elements each.
-template <class SizeOf, class Body>
-inline void for_blocks(Range blocks, int64_t num_parts, const SizeOf& size_of, const Body& body) {
-  int64_t start = 0;
-  for (int64_t part = 0; part < num_parts && start < blocks.last; ++part) {
-    const int64_t end = start + blocks_of(size_of(part));
-    const Range own{std::max(blocks.first, start) - start, std::min(blocks.last, end) - start};
-    if (own.first < own.last) body(part, own);
-    start = end;
-  }
-}
-
-template <class SizeOf>
-inline int64_t count_blocks(int64_t num_parts, const SizeOf& size_of) {
-  int64_t count = 0;
-  for (int64_t part = 0; part < num_parts; ++part) count += blocks_of(size_of(part));
-  return count;
-}
-
-// That a thread takes at once: some hundredths of a millisecond. Pages are stepped one by one, and
-// at the end of each the threads wait for the last one's blocks.
-constexpr int64_t BLOCKS_TAKEN = 64;
-
-// Threads take what is left next, since one of them may share its core with a thread that copies
-// pages; a block's bits do not depend on who takes it.
-inline void adamw_step(const AdamWTask& task, int num_threads) {
-  const auto count = static_cast<int64_t>(task.segments.size());
-  const auto size_of = [&](int64_t i) { return task.segments[static_cast<size_t>(i)].size(); };
-  const int64_t total = count_blocks(count, size_of);
-  std::atomic<int64_t> next{0};
-  parallel(threads_for(total * STATE_BLOCK * 4, num_threads), [&](const Team&) {
-    for (int64_t first; (first = next.fetch_add(BLOCKS_TAKEN)) < total;) {
-      const Range taken{first, std::min(first + BLOCKS_TAKEN, total)};
-      for_blocks(taken, count, size_of, [&](int64_t i, Range blocks) {
-        step_blocks(task, task.segments[static_cast<size_t>(i)], blocks);
-      });
-    }
   });
 }

@@ -21,6 +21,8 @@
 #include "linear_cross_entropy.inl"
 #include "state_codec.inl"
 #include "adamw.inl"
+#include "adamw_in_file.inl"
+#include "adamw_step.inl"
 #include "squared_norm.inl"
 
 constexpr Kernels table(const char* name, bool (*runs_here)()) {

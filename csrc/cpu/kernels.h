@@ -1,13 +1,16 @@
 // The CPU kernels: one table of functions per instruction set, chosen once at run time.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "../common/state_codec.h"
 #include "../common/views.h"
+#include "state_file.h"
 
 namespace qlora::cpu {
 
@@ -107,8 +110,17 @@ struct AdamWRates {
   float eps, step_size;  // step_size = -lr / (1 - beta1^t)
 };
 
+// Where an array of states begins, of those that are read from a file.
+constexpr int64_t STATE_ALIGN = 16;
+
+inline int64_t aligned_states(int64_t num_bytes) {
+  return (num_bytes + STATE_ALIGN - 1) / STATE_ALIGN * STATE_ALIGN;
+}
+
 // Consecutive elements of a parameter. Their states are float32, or codes where there is an absmax
-// per STATE_BLOCK of them. The parameter is the rounded copy of a master, if there is one.
+// per STATE_BLOCK of them. The parameter is the rounded copy of a master, if there is one. Where
+// there is a shift, all states, the master among them, are in a file instead: what would be at an
+// address is at that number plus the shift.
 struct AdamWSegment {
   OutputView parameter;  // [1, size]
   MatrixView gradient;   // [1, size]
@@ -116,8 +128,26 @@ struct AdamWSegment {
   void *exp_avg, *exp_avg_sq;
   float *exp_avg_absmax, *exp_avg_sq_absmax;
   AdamWRates rates;
+  std::optional<int64_t> file_shift;
 
   int64_t size() const { return parameter.columns; }
+
+  // Of the states of its first block, each array from an aligned place on; no other block has more.
+  int64_t block_bytes() const {
+    const int64_t count = std::min(STATE_BLOCK, size());
+    const int64_t floats = aligned_states(count * static_cast<int64_t>(sizeof(float)));
+    const bool has_codes = exp_avg_absmax != nullptr;
+    const int64_t moment =
+        has_codes ? aligned_states(count) + aligned_states(sizeof *exp_avg_absmax) : floats;
+    return 2 * moment + (master == nullptr ? 0 : floats);
+  }
+};
+
+// The file that some states are in, and the memory through which threads take them; it holds those
+// of a block at least.
+struct AdamWFile {
+  StateFile* file = nullptr;
+  std::span<uint8_t> room;
 };
 
 struct AdamWTask {
@@ -125,6 +155,7 @@ struct AdamWTask {
   const StateCodec<true>* first_codec;
   const StateCodec<false>* second_codec;
   float gradient_scale;
+  AdamWFile states;
 };
 
 struct Kernels {

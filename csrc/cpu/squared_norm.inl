@@ -19,26 +19,17 @@ inline double squares_of_block(const Element* source, int64_t count) {
 }
 
 inline double squared_norm(const std::vector<MatrixView>& gradients, int num_threads) {
-  const auto count = static_cast<int64_t>(gradients.size());
-  const auto gradient = [&](int64_t i) -> const MatrixView& {
-    return gradients[static_cast<size_t>(i)];
-  };
-  const auto size_of = [&](int64_t i) { return gradient(i).columns; };
-  std::vector<int64_t> starts(1, 0);  // the first block of each gradient
-  int64_t size = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    size += size_of(i);
-    starts.push_back(starts.back() + blocks_of(size_of(i)));
-  }
-  std::vector<double> sums(static_cast<size_t>(starts.back()));
-  parallel(threads_for(size, num_threads), [&](const Team& team) {
-    const Range share = team.share_of(starts.back(), 1);
-    for_blocks(share, count, size_of, [&](int64_t i, Range blocks) {
-      dispatch(gradient(i).type, [&](auto* tag) {
-        const auto* values = static_cast<decltype(tag)>(const_cast<void*>(gradient(i).data));
+  const auto size_of = [&](size_t i) { return gradients[i].columns; };
+  const Blocks all(gradients.size(), size_of);
+  std::vector<double> sums(static_cast<size_t>(all.count()));
+  const int threads = threads_for(all.count() * STATE_BLOCK, num_threads);
+  parallel(threads, [&](const Team& team) {
+    all.visit(team.share_of(all.count(), 1), [&](size_t i, Range blocks) {
+      dispatch(gradients[i].type, [&](auto* tag) {
+        const auto* values = static_cast<decltype(tag)>(const_cast<void*>(gradients[i].data));
         for (int64_t block = blocks.first; block < blocks.last; ++block) {
           const int64_t first = block * STATE_BLOCK;
-          sums[static_cast<size_t>(starts[static_cast<size_t>(i)] + block)] =
+          sums[static_cast<size_t>(all.starts[i] + block)] =
               squares_of_block(values + first, std::min(STATE_BLOCK, size_of(i) - first));
         }
       });

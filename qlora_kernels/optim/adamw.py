@@ -123,7 +123,8 @@ class AdamW(Optimizer):
                 loss = closure()
         if work := self._work():
             guard = self._guard()
-            total = sum_over_shards(p for g in self.param_groups for p in g["params"])
+            parameters = (p for group in self.param_groups for p in group["params"])
+            total = sum_over_shards(parameters) if guard else None
             devices = {owner.device for owner, _, _ in work}
             if guard and total is None and len(devices) == 1 and not self.settings.paged:
                 owners, gradients, hyper = zip(*work, strict=True)

@@ -10,13 +10,29 @@ from torch import Tensor
 
 from qlora_kernels.checks import InputError
 from qlora_kernels.formats.blockwise8 import BLOCK, zero_code
-from qlora_kernels.ops.adamw import Gate, Hyperparameters, Segment, adamw_step
-from qlora_kernels.optim.paging import PagedStates, Run, StateArray, run_bytes, smallest_budget
+from qlora_kernels.ops.adamw import (
+    Gate,
+    Hyperparameters,
+    Segment,
+    adamw_step,
+    adamw_step_in_file,
+    takes_files,
+)
+from qlora_kernels.optim.paging import (
+    PagedStates,
+    Piece,
+    Run,
+    StateArray,
+    Work,
+    WorkInFile,
+    run_bytes,
+    smallest_budget,
+)
 from qlora_kernels.optim.settings import Settings
 from qlora_kernels.optim.sharded import local
 
 State = dict[str, Tensor]
-Update = tuple[Tensor, Tensor, Hyperparameters]  # flat parameter, flat gradient, numbers
+Update = tuple[Tensor, Tensor, Hyperparameters]  # parameter, flat gradient, numbers
 
 
 @dataclass(eq=False)
@@ -61,12 +77,18 @@ class DevicePages:
         hyper: Sequence[Hyperparameters],
         gate: Gate,
     ) -> None:
-        """One step: `adamw_step` over the pages, one after the other as they come."""
+        """One step: `adamw_step` over the pages, one after the other as they come, or over all at
+        once where a kernel takes those of a file by itself."""
         updates = {
-            p.number: (local(p.parameter).detach().view(-1), gradient, numbers)
+            p.number: (local(p.parameter), gradient, numbers)
             for p, gradient, numbers in zip(parameters, gradients, hyper, strict=True)
         }
-        self.states.update(updates, lambda pieces: self._step(pieces, updates, gate))
+        step = self._stepping(updates, gate)
+        if takes_files(gate.skip.device) and all(parameter.begun for parameter in parameters):
+            if gate.skip == 0:
+                self.states.update(updates, step, self._stepping_in_file(updates, gate))
+            return
+        self.states.update(updates, step)
         for parameter in parameters:
             parameter.begun = True
 
@@ -80,32 +102,46 @@ class DevicePages:
         self.states.write({parameter.number: states})
         parameter.begun = True
 
-    def _step(
-        self, pieces: list[tuple[Run, State]], updates: Mapping[int, Update], gate: Gate
-    ) -> None:
+    def _stepping(self, updates: Mapping[int, Update], gate: Gate) -> Work:
+        return lambda pieces: adamw_step(*self._segments_of(pieces, updates), gate)
+
+    def _stepping_in_file(self, updates: Mapping[int, Update], gate: Gate) -> WorkInFile:
+        return lambda pieces, file: adamw_step_in_file(
+            *self._segments_of(pieces, updates), gate, file
+        )
+
+    def _segments_of(
+        self, pieces: list[Piece], updates: Mapping[int, Update]
+    ) -> tuple[list[Segment], list[Tensor], list[Hyperparameters]]:
         segments, gradients, hyper = [], [], []
         for run, states in pieces:
             parameter, gradient, numbers = updates[run.tensor]
             segments.append(self._segment(run, states, parameter))
-            gradients.append(gradient[run.start : run.start + run.count])
+            gradients.append(_part(gradient, run))
             hyper.append(numbers)
-        adamw_step(segments, gradients, hyper, gate)
+        return segments, gradients, hyper
 
-    def _segment(self, run: Run, states: State, flat: Tensor) -> Segment:
+    def _segment(self, run: Run, states: State, parameter: Tensor) -> Segment:
         """Made once for a run, until its parameter or all frames move."""
         owner = self._parameters[run.tensor]
         if owner.master and not owner.begun:
-            states["master"].copy_(flat[run.start : run.start + run.count])
+            states["master"].copy_(_part(parameter.detach().view(-1), run))
         segment = self._segments.get((run.tensor, run.start))
-        place = flat.data_ptr() + run.start * flat.itemsize
+        place = parameter.data_ptr() + run.start * parameter.itemsize
         if segment is None or segment.parameter.data_ptr() != place:
-            part = flat[run.start : run.start + run.count]
+            part = _part(parameter.detach().view(-1), run)
             segment = Segment(part, step=owner.step, **states)
             self._segments[run.tensor, run.start] = segment
         return segment
 
     def _forget(self) -> None:
         self._segments.clear()
+
+
+def _part(flat: Tensor, run: Run) -> Tensor:
+    """The run's elements; most runs are whole tensors, and a view of one takes a microsecond."""
+    whole = run.count == flat.numel()
+    return flat if whole else flat[run.start : run.start + run.count]
 
 
 class Pages:

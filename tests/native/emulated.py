@@ -35,7 +35,8 @@ def _library() -> ctypes.CDLL:
     if not library.exists():
         library.parent.mkdir(parents=True, exist_ok=True)
         unfinished = library.with_suffix(f".{os.getpid()}")  # another process may build the same
-        command = ["g++", *FLAGS, str(EMULATION / "avx512.cpp"), "-o", str(unfinished)]
+        sources = [EMULATION / "avx512.cpp", ROOT / "csrc/cpu/state_file.cpp"]
+        command = ["g++", *FLAGS, *map(str, sources), "-o", str(unfinished)]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         unfinished.rename(library)

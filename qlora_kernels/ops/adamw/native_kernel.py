@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from qlora_kernels import native
-from qlora_kernels.ops.adamw.segment import Gate, Hyperparameters, Segment
+from qlora_kernels.ops.adamw.segment import Gate, Hyperparameters, InFile, Segment
 
 BACKEND = "cpu"
 
@@ -39,6 +39,24 @@ def adamw_step(
     work = list(zip(map(_view, segments), gradients, hyper, strict=True))
     threads = torch.get_num_threads()
     native.cpu().adamw_step(native.state_maps(), work, gate.scale.item(), threads)
+
+
+def adamw_step_in_file(
+    segments: Sequence[Segment],
+    gradients: Sequence[torch.Tensor],
+    hyper: Sequence[Hyperparameters],
+    gate: Gate,
+    file: InFile,
+) -> int:
+    """The same; each thread copies the states that it updates, so that they are in its caches."""
+    if gate.skip != 0:
+        return 0
+    work = list(zip(map(_view, segments), gradients, hyper, strict=True))
+    threads = torch.get_num_threads()
+    waits: int = native.cpu().adamw_step_in_file(
+        native.state_maps(), work, gate.scale.item(), file, threads
+    )
+    return waits
 
 
 def _view(segment: Segment) -> Any:

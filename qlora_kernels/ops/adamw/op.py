@@ -23,13 +23,14 @@ from collections.abc import Callable, Sequence
 import torch
 
 from qlora_kernels.checks import InputError, check_dtype
-from qlora_kernels.dispatch import Room
+from qlora_kernels.dispatch import Room, may_run
 from qlora_kernels.ops.adamw import cuda_kernel, native_kernel, reference, triton_kernel
 from qlora_kernels.ops.adamw.segment import (
     PARAMETER_DTYPES,
     Gate,
     Guard,
     Hyperparameters,
+    InFile,
     Segment,
 )
 
@@ -55,6 +56,35 @@ def adamw_step(
     if not _check("adamw_step", segments, gradients, hyper):
         return
     STEP.choose(segments, gradients).adamw_step(segments, gradients, hyper, gate)
+
+
+def takes_files(device: torch.device) -> bool:
+    """Whether `adamw_step_in_file` runs there."""
+    return device.type == "cpu" and may_run(native_kernel.BACKEND)
+
+
+def adamw_step_in_file(
+    segments: Sequence[Segment],
+    gradients: Sequence[torch.Tensor],
+    hyper: Sequence[Hyperparameters],
+    gate: Gate,
+    file: InFile,
+) -> int:
+    """`adamw_step` where states of some segments are in a file, to be read and written there.
+
+    On devices of which `takes_files` says so. Returns how often a thread waited for the disk.
+    Raises InputError as adamw_step does, and OSError where the file fails: some blocks have been
+    updated then and others not.
+    """
+    op = "adamw_step_in_file"
+    if len(file.shifts) != len(segments):
+        lengths = f"{len(segments)} and {len(file.shifts)}"
+        raise InputError(f"{op}: segments and shifts should be equally many, were {lengths}")
+    if not _check(op, segments, gradients, hyper):
+        return 0
+    if not takes_files(segments[0].device):
+        raise InputError(f"{op}: should run the backend {native_kernel.BACKEND}, was refused")
+    return native_kernel.adamw_step_in_file(segments, gradients, hyper, gate, file)
 
 
 def guarded_step(

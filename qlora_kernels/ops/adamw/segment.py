@@ -89,6 +89,19 @@ class Segment:
         return self.parameter.device
 
 
+class InFile(NamedTuple):
+    """Where the states of segments are that are not in their tensors, but in a file.
+
+    descriptor: the file's. room: uint8 [bytes], memory through which threads take the states of a
+    few blocks at a time, and at least those of one. shifts: for each segment None, or what an
+    address of its states is to be moved by to be their place in the file.
+    """
+
+    descriptor: int
+    room: torch.Tensor
+    shifts: list[int | None]
+
+
 class Guard(NamedTuple):
     """What a step is guarded by, beside its own check that all gradients are finite.
 

@@ -86,6 +86,7 @@ class StagedFile:
     """A page file whose pages pass through one pinned buffer; used by a thread alone."""
 
     tier = PageFile.tier
+    descriptor: int | None = None
 
     def __init__(self, device: torch.device, place: Path, page_bytes: int) -> None:
         """place: as for PageFile."""

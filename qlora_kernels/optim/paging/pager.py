@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -28,6 +28,16 @@ class Machine:
     open_store: Callable[[int], Store]  # page bytes -> what holds the other pages
 
 
+@dataclass(frozen=True)
+class Standing:
+    """Pages where they are: (page, its frame, None), or of those in the file (page, the memory
+    where it would be, its place in the file). `room` is for what is copied of them."""
+
+    pages: list[tuple[int, Tensor, int | None]]
+    descriptor: int
+    room: Tensor
+
+
 class Pager:
     """Pages in frames of at most `budget` bytes together, the others in a store.
 
@@ -35,6 +45,9 @@ class Pager:
     frame serves its share of the pages, one at a time. A sweep takes the page that a frame holds
     first; when that is done, it is stored and the frame's next is fetched, while the pages of the
     other frames compute. So a sweep copies no more than what has no frame.
+
+    Over a file that kernels may read, one frame is their room instead, and `standing` says where
+    pages are: those in frames stay, of the others a kernel copies what it works on.
     """
 
     def __init__(
@@ -53,12 +66,14 @@ class Pager:
         self._machine, self._pages, self._page_bytes = machine, pages, page_bytes
         self._budget, self._before_move = budget, before_move
         self._frames: list[Tensor] = []
+        self._room: Tensor | None = None  # beside the frames, where kernels may read the store
         self._held: list[int | None] = []  # frame -> its page
         self._store: Store | None = None  # none: every page has a frame
         self._stored: dict[int, Event] = {}  # pages that the store holds: last write
         self._ready: dict[int, Event] = {}  # page -> what must be over before it is computed on
         self._changed: set[int] = set()  # pages that are newer than the store's
         self._process = os.getpid()
+        self._failure: OSError | None = None
 
     @property
     def paging(self) -> bool:
@@ -75,7 +90,7 @@ class Pager:
         if self._store is None:
             yield [(page, self._frames[page]) for page in wanted]
             return
-        self._check_process()
+        self._check_usable()
         ready: deque[int] = deque()
         waiting: list[deque[int]] = [deque() for _ in self._frames]
         for page in wanted:
@@ -88,6 +103,33 @@ class Pager:
             yield [(page, self._computable(page, changes))]
             if next_pages := waiting[self._frame(page)]:
                 ready.append(self._fetch(next_pages.popleft()))
+
+    def standing(self, wanted: Collection[int]) -> Standing | None:
+        """Where the wanted pages are, for a kernel that changes them there; None: sweep instead.
+
+        That is while nothing is paged, where the store is no file, and for pages without content.
+        """
+        self.adopt()
+        if self._store is None or self._room is None or self._store.descriptor is None:
+            return None
+        self._check_usable()
+        if not all(page in self._stored or page in self._changed for page in wanted):
+            return None
+        for page in wanted:
+            if self._held[self._frame(page)] is None:
+                self._fetch(page)
+        pages: list[tuple[int, Tensor, int | None]] = []
+        for page in wanted:
+            if self._holds(page):
+                pages.append((page, self._computable(page, changes=True), None))
+            else:
+                self._stored[page].result()
+                pages.append((page, self._used(page), page * self._page_bytes))
+        return Standing(pages, self._store.descriptor, self._room)
+
+    def fail(self, error: OSError) -> None:
+        """The file failed a kernel: what pages hold is unknown, and nothing may use them again."""
+        self._failure = error
 
     def adopt(self) -> None:
         """Find a place for pages that came since the last time."""
@@ -112,14 +154,15 @@ class Pager:
 
     def shrink(self) -> None:
         """Keep the smallest ring of frames; all else goes to the store. Waits for the copies."""
-        self._check_process()
+        self._check_usable()
         self._budget = FRAMES * self._page_bytes
         self._move_out()
         self.counters.evictions += 1
 
     def resident_bytes(self) -> int:
-        """Of all frames."""
-        return sum(frame.numel() for frame in self._frames)
+        """Of all frames, and the room."""
+        room = 0 if self._room is None else self._room.numel()
+        return room + sum(frame.numel() for frame in self._frames)
 
     def stored_bytes(self) -> dict[str, int]:
         """Tier -> bytes of the pages that it holds."""
@@ -132,7 +175,8 @@ class Pager:
         new ones come.
         """
         machine = self._machine
-        if self._store is None:
+        store = self._store
+        if store is None:
             store = machine.open_store(self._page_bytes)
             store.reserve(len(self._pages))
             self._store = store
@@ -143,11 +187,13 @@ class Pager:
         machine.storing.record().result()
         machine.fetching.record().result()
         self._before_move()
-        self._frames, self._held, self._ready = [], [], {}
+        self._frames, self._room, self._held, self._ready = [], None, [], {}
+        has_room = store.descriptor is not None
         count = (self._budget or FRAMES * self._page_bytes) // self._page_bytes
-        count = min(count, len(self._pages))
-        self._frames = list(machine.allocate(count * self._widest()).split(self._widest()))
-        self._held = [None] * count
+        count = min(count, len(self._pages) + has_room)
+        frames = list(machine.allocate(count * self._widest()).split(self._widest()))
+        self._room = frames.pop() if has_room else None
+        self._frames, self._held = frames, [None] * len(frames)
         self.counters.note_resident(self.resident_bytes())
 
     def _fetch(self, page: int) -> int:
@@ -208,7 +254,9 @@ class Pager:
     def _widest(self) -> int:
         return max(page.num_bytes for page in self._pages)
 
-    def _check_process(self) -> None:
+    def _check_usable(self) -> None:
+        if self._failure is not None:
+            raise self._failure
         if os.getpid() != self._process:
             raise InputError(
                 f"AdamW: paged states should be used in the process that made them"

@@ -8,15 +8,18 @@ import torch
 from torch import Tensor
 
 from qlora_kernels.errors import InputError
+from qlora_kernels.ops.adamw import InFile
 from qlora_kernels.optim.paging.layout import ALIGN, Arrays, Layout, Run, smallest_page
 from qlora_kernels.optim.paging.machines import machine_for
-from qlora_kernels.optim.paging.pager import FRAMES, Machine, Pager
+from qlora_kernels.optim.paging.pager import FRAMES, Machine, Pager, Standing
 from qlora_kernels.optim.paging.stores import MappedFile, in_memory
 
 PAGE_BYTES = 2 << 20
 
 States = dict[str, Tensor]
 Piece = tuple[Run, States]
+Work = Callable[[list[Piece]], object]
+WorkInFile = Callable[[list[Piece], InFile], int]
 
 
 class PagedStates:
@@ -74,17 +77,22 @@ class PagedStates:
                 raise
         self._pager.shrink()
 
-    def update(self, numbers: Collection[int], work: Callable[[list[Piece]], object]) -> None:
+    def update(
+        self, numbers: Collection[int], work: Work, work_in_file: WorkInFile | None = None
+    ) -> None:
         """Call `work` with the states of these tensors, a few runs at a time, each run once.
 
         `work` changes them in place, all that it was given or, where it raises, nothing. When
         memory runs out in it, frames are given up and it is called once more with what is left.
+        `work_in_file` takes them all at once, some of them in a file, and returns how often it
+        waited: it is called in its stead where that can be.
 
-        Raises torch.OutOfMemoryError when memory runs out again: some runs are updated then.
+        Raises torch.OutOfMemoryError when memory runs out again: some runs are updated then. After
+        an OSError of `work_in_file` every other call raises it again.
         """
         done: set[int] = set()
         try:
-            self._sweep(numbers, work, done)
+            self._sweep(numbers, (work, work_in_file), done)
             return
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
@@ -92,7 +100,7 @@ class PagedStates:
         # Only now does nothing of the failed call hold on to a frame any more.
         self._pager.shrink()
         try:
-            self._sweep(numbers, work, done)
+            self._sweep(numbers, (work, work_in_file), done)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
@@ -154,13 +162,34 @@ class PagedStates:
         }
 
     def _sweep(
-        self, numbers: Collection[int], work: Callable[[list[Piece]], object], done: set[int]
+        self, numbers: Collection[int], works: tuple[Work, WorkInFile | None], done: set[int]
     ) -> None:
+        work, work_in_file = works
         wanted = set(numbers)
         pages = [page for page in self._pages_of(wanted) if page not in done]
+        standing = self._pager.standing(pages) if work_in_file else None
+        if work_in_file and standing:
+            self._update_in_file(standing, wanted, work_in_file)
+            return
         for batch in self._pager.sweep(pages, changes=True):
             work(self._wanted(batch, wanted))
             done.update(page for page, _ in batch)
+
+    def _update_in_file(self, standing: Standing, wanted: set[int], work: WorkInFile) -> None:
+        pieces: list[Piece] = []
+        shifts: list[int | None] = []
+        for page, memory, place in standing.pages:
+            added = self._wanted([(page, memory)], wanted)
+            shift = None if place is None else place - memory.data_ptr()
+            pieces += added
+            shifts += [shift] * len(added)
+        try:
+            waits = work(pieces, InFile(standing.descriptor, standing.room, shifts))
+        except OSError as error:
+            self._pager.fail(error)
+            raise
+        in_file = sum(place is not None for _, _, place in standing.pages)
+        self._pager.counters.note_in_file(in_file, waits)
 
     def _each(self, numbers: Collection[int], changes: bool) -> Iterator[Piece]:
         wanted = set(numbers)

@@ -20,6 +20,7 @@ class Store(Protocol):
     """Pages by number, all of `page_bytes`."""
 
     tier: str
+    descriptor: int | None  # of the file whose pages kernels may read and write by themselves
 
     def reserve(self, num_pages: int) -> None:
         """Make sure that this many pages have a place; InputError before any state is lost."""
@@ -75,12 +76,15 @@ class PageFile:
 
     def __init__(self, place: Path | None, page_bytes: int) -> None:
         """place: as for NamelessFile."""
-        self._page_bytes = page_bytes
+        self._page_bytes, self._reserved = page_bytes, 0
         self._file = NamelessFile(place)
+        self.descriptor: int | None = self._file.descriptor
 
     def reserve(self, num_pages: int) -> None:
         """Take the room on the disk."""
-        self._file.reserve(num_pages * self._page_bytes)
+        if num_pages > self._reserved:
+            self._file.reserve(num_pages * self._page_bytes)
+            self._reserved = num_pages
 
     def read(self, page: int, frame: Tensor) -> None:
         """From the file."""
@@ -110,6 +114,7 @@ class HostPages:
     """Memory of the host, pinned, so that a GPU copies to and from it by itself."""
 
     tier = "host"
+    descriptor: int | None = None
 
     def __init__(self, page_bytes: int, pinned: bool = True) -> None:
         """No pages yet."""

@@ -117,20 +117,30 @@ def test_a_copy_goes_on_alone_with_the_same_bits(make, paging, way):
     assert same_states(twin, plain) and same_states(paged, plain)
 
 
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
 @pytest.mark.parametrize("call", [0, 1, 2])
-def test_out_of_memory_in_a_step(make, paging, call, monkeypatch):
+def test_out_of_memory_in_a_step(make, paging, call, backend, monkeypatch):
+    """The native kernel takes all pages in one call, the reference page by page."""
+    with qk.use_backend(backend):
+        out_of_memory_in_a_step(make, paging, call if backend == "reference" else 0, monkeypatch)
+
+
+def out_of_memory_in_a_step(make, paging, call, monkeypatch):
     plain, paged = make(), make(**paging)
     train(plain, 4)
     train(paged, 2)
     from qlora_kernels.optim import paged as module
 
-    whole, calls = module.adamw_step, []
+    calls = []
 
-    def failing(*arguments):
-        calls.append(1)
-        if len(calls) == min(call, paged_calls) + 1:
-            raise torch.OutOfMemoryError("simulated")
-        whole(*arguments)
+    def failing(whole):
+        def step(*arguments):
+            calls.append(1)
+            if len(calls) == min(call, paged_calls) + 1:
+                raise torch.OutOfMemoryError("simulated")
+            return whole(*arguments)
+
+        return step
 
     paged_calls = 0 if not paged.paging_stats()["copies"] else call
     generator = torch.Generator().manual_seed(0)
@@ -142,7 +152,8 @@ def test_out_of_memory_in_a_step(make, paging, call, monkeypatch):
             parameter.grad = gradient.to(parameter.dtype)
         with monkeypatch.context() as patch:
             if step == 2:
-                patch.setattr(module, "adamw_step", failing)
+                for name in ("adamw_step", "adamw_step_in_file"):
+                    patch.setattr(module, name, failing(getattr(module, name)))
             paged.step()
     assert paged.paging_stats()["evictions"] == 1
     assert same(weights(plain), weights(paged)) and same_states(plain, paged)
@@ -277,3 +288,52 @@ def test_the_bytes_of_states_are_known_before(bits, dtype):
     told = qk.optim.state_bytes(parameters(dtype), bits)
     train(optimizer, 1)
     assert told == optimizer.paging_stats()["state_bytes"]
+
+
+def evened(budget: int, **options) -> tuple[Optimizer, Optimizer]:
+    """Without pages and with, after two steps: the second is the kernel's own to copy."""
+    made = [nn.Parameter(torch.linspace(-1, 1, n)) for n in (60_000, 5000, 3, 9001)]
+    plain = qk.optim.AdamW(copy.deepcopy(made), bits=8)
+    paged = qk.optim.AdamW(made, bits=8, paged=True, memory_budget=budget, **options)
+    train(plain, 2)
+    train(paged, 2)
+    return plain, paged
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("budget", [8320, 30_000, 100_000])
+def test_a_kernel_copies_what_has_no_frame(budget, threads):
+    """Once in and once out, whatever the size of a page and however many share the room."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    plain, paged = evened(budget)
+    stats = paged.paging_stats()
+    train(plain, 3, seed=1)
+    train(paged, 3, seed=1)
+    torch.set_num_threads(before)
+    after = paged.paging_stats()
+    assert same(weights(plain), weights(paged)) and same_states(plain, paged)
+    frames = budget // after["page_bytes"] - 1
+    assert after["copies_in"] - stats["copies_in"] == 3 * (after["pages"] - frames)
+    assert after["copies_out"] - stats["copies_out"] == 3 * (after["pages"] - frames)
+    assert after["peak_resident_bytes"] <= budget + 4 * 4  # steps are beside the pages
+
+
+def test_a_file_that_fails_a_kernel_ends_the_run(tmp_path):
+    """What its pages hold is unknown: neither a step nor a state dict may use them again."""
+    _, paged = evened(30_000, page_file=tmp_path)
+    pager = paged._pages._devices[torch.device("cpu")].states._pager
+    os.ftruncate(pager._store.descriptor, 0)
+    for again in range(2):
+        with pytest.raises(OSError, match="Input/output error"):
+            train(paged, 1, seed=again)
+    with pytest.raises(OSError, match="Input/output error"):
+        paged.state_dict()
+
+
+def test_a_gradient_that_is_not_finite_copies_nothing():
+    _, paged = evened(30_000)
+    before = paged.paging_stats()
+    paged.param_groups[0]["params"][1].grad[7] = float("inf")
+    paged.step()
+    assert paged.skipped_steps == 1 and paged.paging_stats() == before

@@ -1,5 +1,6 @@
 """Whatever is asked of it in whatever order, the pager keeps every page and its budget."""
 
+import os
 from random import Random
 
 import pytest
@@ -26,6 +27,7 @@ class Trial:
         self.pager = Pager(machine, self.layout.pages, PAGE, budget)
         self.expected: dict[int, int] = {}
         self.operations = 0
+        self.copied_by_kernel = 0
         self.faults: list[str] = []
 
     def grow(self) -> None:
@@ -53,6 +55,25 @@ class Trial:
             assert sorted(seen) == sorted(wanted)
         assert len(seen) == len(set(seen))
 
+    def stand(self) -> None:
+        """As a kernel does: pages of the file are read and written there, by way of the room."""
+        count = len(self.layout.pages)
+        wanted = self.random.sample(range(count), self.random.randint(0, count))
+        standing = self.pager.standing(wanted)
+        if standing is None:
+            return
+        assert sorted(page for page, _, _ in standing.pages) == sorted(wanted)
+        standing.room.fill_(0xEE)
+        for page, memory, place in standing.pages:
+            if place is None:
+                self.visit(page, memory, True)
+                continue
+            size = memory.numel()
+            content = torch.tensor(list(os.pread(standing.descriptor, size, place)))
+            self.visit(page, content, True)
+            os.pwrite(standing.descriptor, bytes(content.tolist()), place)
+            self.copied_by_kernel += 1
+
     def visit(self, page: int, frame: torch.Tensor, changes: bool) -> None:
         before = self.expected.setdefault(page, 7)
         after = (3 * before + page + 1) % 256 if changes else before
@@ -77,6 +98,7 @@ class Trial:
 
 def play(trial: Trial, operations: int, pages: int) -> None:
     actions = [trial.shrink] + [lambda: trial.sweep(True)] * 60 + [lambda: trial.sweep(False)] * 20
+    actions += [trial.stand] * 20
     while trial.operations < operations:
         room = len(trial.layout.pages) < pages
         action = trial.grow if room and trial.random.random() < 0.1 else None
@@ -102,6 +124,7 @@ def test_a_file_and_a_thread(budget, tmp_path):
     for seed in range(3):
         trial = Trial(machine_for(torch.device("cpu"), tmp_path), budget, seed)
         play(trial, 1000, pages=30)
+        assert budget is None or trial.copied_by_kernel > 100
     assert list(tmp_path.iterdir()) == []
 
 
