@@ -30,6 +30,7 @@ _LAYER = {"": "DecoderLayer", "self_attn": "Attention", "mlp": "MLP"} | dict.fro
 )
 HEAD_NORMS = ("self_attn.q_norm", "self_attn.k_norm")
 _WITH_HEAD_NORMS = ("qwen3",)
+_OURS = (QLoRALinear.__module__, QLoRALinear.__qualname__)
 
 
 def refusal(model: Any, cache: Any) -> str | None:
@@ -73,9 +74,6 @@ def _reasons(model: Any, cache: Any) -> Iterator[str]:
     yield from _reasons_of_tensors(model, cache.layers[0].keys)
 
 
-_OURS = (QLoRALinear.__module__, QLoRALinear.__qualname__)
-
-
 def _strangers(root: nn.Module, parts: dict[str, str], home: str, family: str) -> Iterator[str]:
     """parts: path -> rest of the class' name."""
     for path, rest in parts.items():
@@ -93,7 +91,10 @@ def _reasons_of_cache(model: Any, cache: Any) -> Iterator[str]:
     own = type(cache) is DynamicCache and not cache.offloading
     if not own or any(type(layer) is not DynamicLayer for layer in cache.layers):
         yield "the cache is not the one that keeps all tokens"
-    if len(cache.layers) != len(decoder_layers(model)) or not cache.get_seq_length():
+    places = [layer.self_attn.layer_idx for layer in decoder_layers(model)]
+    if places != list(range(len(cache.layers))):
+        yield "the cache has other layers than the model"
+    if not cache.get_seq_length():
         yield "the cache is not that of a prompt"
     if cache.layers[0].keys.shape[0] != 1:
         yield f"there are {cache.layers[0].keys.shape[0]} sequences"

@@ -36,10 +36,9 @@ class DecoderStep:
     def __init__(self, model: Any, cache: Any) -> None:
         """For a model and a cache of which there is no `refusal`."""
         layers = decoder_layers(model)
-        kept = [cache.layers[layer.self_attn.layer_idx] for layer in layers]
         self._model = model
-        self._room = CacheRoom(kept)
-        self._row = _Row(layers[0], kept[0].keys)
+        self._room = CacheRoom(cache.layers)
+        self._row = _Row(layers[0], cache.layers[0].keys)
         self._blocks = [_Block.of(layer, self._row) for layer in layers]
 
     def __call__(self, token: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:

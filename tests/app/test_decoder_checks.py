@@ -67,6 +67,7 @@ CHANGES = {
     ),
     "a norm or the embedding": lambda m: m.model.layers[1].post_attention_layernorm.bfloat16(),
     "the embedding is not of": lambda m: m.model.embed_tokens.bfloat16(),
+    "the cache has other layers": lambda m: setattr(attention(m), "layer_idx", 0),
     "v_proj: a tensor is not": lambda m: setattr(
         attention(m).v_proj.lora_a, "data", attention(m).v_proj.lora_a.data.T.contiguous().T
     ),

@@ -182,15 +182,17 @@ def test_it_ends_with_the_end_of_text_and_streams(tokens, steps):
 def test_a_changed_adapter_counts_in_the_next_answer(tokens, steps):
     model = prepared(CONFIGS["llama"], ADAPTERS["dora"])
     layer = model.model.layers[0].mlp.down_proj
-    first = generated(model, tokens, True)
+    first = generated(model, tokens, True, **CHOICES[0])
     for change in (
         lambda: layer.set_adapter(3 * layer.lora_a, 3 * layer.lora_b, 8.0),
         lambda: layer.set_adapter(layer.lora_a[:2], layer.lora_b[:, :2], 16.0),
+        lambda: qk.nn.merge_adapter(model, force=True),
+        lambda: qk.nn.unmerge_adapter(model),
         lambda: layer.remove_adapter(),
         lambda: setattr(layer.weight, "data", layer.weight.data.flip(0)),
     ):
         change()
-        ours, theirs = (generated(model, tokens, ours) for ours in (True, False))
+        ours, theirs = (generated(model, tokens, ours, **CHOICES[0]) for ours in (True, False))
         assert ours == theirs != first
         first = ours
-    assert len(steps) == 5 * 23
+    assert len(steps) == 7 * 23
