@@ -100,6 +100,14 @@ def test_layers_left_out_by_the_config_are_left_out(tokens):
     assert torch.equal(part.argmax(-1), expected.argmax(-1)) and not torch.equal(part, whole)
 
 
+def test_the_scaling_of_an_attention_counts(tokens):
+    model, rule = prepared(CONFIGS["llama"], ADAPTERS["none"]), ErrorRule(torch.float32)
+    model.model.layers[0].self_attn.scaling *= 3
+    ours, plain = (logits_of(model, tokens, make)[0] for make in (DecoderStep, own_step))
+    rule.add("scaled", "logits", ours, plain, truth(model, tokens)[PROMPT - 1 :])
+    rule.check()
+
+
 def test_an_adapter_turned_off_is_left_out(tokens):
     model = prepared(CONFIGS["llama"], ADAPTERS["lora"])
     tuned, _ = logits_of(model, tokens)
