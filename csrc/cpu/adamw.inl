@@ -34,12 +34,6 @@ struct AdamWLargest {
   float m, v;
 };
 
-inline float largest_lane(Words magnitudes) {
-  uint32_t largest = 0;
-  for (int i = 0; i < LANES; ++i) largest = std::max<uint32_t>(largest, magnitudes[i]);
-  return float_of(largest);
-}
-
 // first(i) and second(i) are vectors of the moments before. The block and the rates are copies:
 // others could be what a store changes, and would be read again for every vector. As torch.lerp,
 // the first moment starts from the nearer end, where the other differs by rounding.
@@ -63,7 +57,7 @@ inline AdamWLargest update_from(const AdamWBlock block, const AdamWRates rates,
     largest_m = magnitude > largest_m ? magnitude : largest_m;
     largest_v = square > largest_v ? square : largest_v;
   }
-  return {largest_lane(largest_m), largest_lane(largest_v)};
+  return {float_of(largest_lane(largest_m)), float_of(largest_lane(largest_v))};
 }
 
 template <class First, class Second>

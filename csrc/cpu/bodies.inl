@@ -3,6 +3,7 @@
 
 #include "simd.inl"
 #include "decode.inl"
+#include "state_codec.inl"
 #include "scale_search.inl"
 #include "quantize.inl"
 #include "quantize_scales.inl"
@@ -19,7 +20,6 @@
 #include "qlora_linear_backward.inl"
 #include "dora_column_norm.inl"
 #include "linear_cross_entropy.inl"
-#include "state_codec.inl"
 #include "adamw.inl"
 #include "adamw_in_file.inl"
 #include "adamw_step.inl"

@@ -1,14 +1,17 @@
-// Codes to fp32 values: value = codebook[code] * absmax, or int8 * (absmax / 127), one rounding
-// each.
+// Codes to values: codebook[code] * absmax, or int8 * (absmax / 127), one rounding each, and one
+// more to a narrower type.
 
-// LANES consecutive unscaled values, from registers that hold the codebook. Codes must start a
-// byte.
+// LANES or TOGETHER consecutive unscaled values, from registers that hold the codebook. Codes must
+// start a byte.
 struct NibbleDecoder {
   static constexpr int VECTOR_BYTES = LANES / 2;
   Table16 table;
+  CodebookTable vectors;
 
-  explicit NibbleDecoder(const WeightView& weight) : table(weight.codebook->values) {}
+  explicit NibbleDecoder(const WeightView& weight)
+      : table(weight.codebook->values), vectors(weight.codebook->values) {}
   Floats operator()(const uint8_t* codes) const { return table[consecutive_nibbles(codes)]; }
+  void operator()(const uint8_t* codes, Floats (&values)[4]) const { vectors(codes, values); }
 };
 
 struct Int8Decoder {
@@ -17,6 +20,9 @@ struct Int8Decoder {
   explicit Int8Decoder(const WeightView&) {}
   Floats operator()(const uint8_t* codes) const {
     return consecutive_int8(reinterpret_cast<const int8_t*>(codes));
+  }
+  void operator()(const uint8_t* codes, Floats (&values)[4]) const {
+    for (int i = 0; i < 4; ++i) values[i] = (*this)(codes + i * VECTOR_BYTES);
   }
 };
 
@@ -44,21 +50,31 @@ inline int64_t run_in_block(const WeightView& weight, int64_t first, int64_t cou
 }
 
 // Decodes `count` consecutive values of one block. Odd starts and tails go value by value.
-template <class Decoder>
+template <class Decoder, class Element>
 inline void decode_run(const WeightView& weight, const Decoder& decoder, int64_t first,
-                       int64_t count, float* target) {
+                       int64_t count, Element* target) {
   const float scale = weight.scale_at(first);
+  const auto one = [&](int64_t i) { return from_float<Element>(decode_one(weight, i) * scale); };
   const int64_t last = first + count;
-  if (first % 2 != 0 && first < last) *target++ = decode_one(weight, first++) * scale;
+  if (first % 2 != 0 && first < last) *target++ = one(first++);
   const uint8_t* codes = codes_at<Decoder>(weight, first);
+  for (; first + TOGETHER <= last; first += TOGETHER, codes += 4 * Decoder::VECTOR_BYTES) {
+    Floats values[4];
+    decoder(codes, values);
+    for (const Floats& value : values) {
+      store(target, value * broadcast(scale));
+      target += LANES;
+    }
+  }
   for (; first + LANES <= last; first += LANES, target += LANES, codes += Decoder::VECTOR_BYTES) {
     store(target, decoder(codes) * broadcast(scale));
   }
-  for (; first < last; ++first) *target++ = decode_one(weight, first) * scale;
+  for (; first < last; ++first) *target++ = one(first);
 }
 
 // Decodes values [first, first + count) of the flattened weight, whatever blocks they lie in.
-inline void decode(const WeightView& weight, int64_t first, int64_t count, float* target) {
+template <class Element>
+inline void decode(const WeightView& weight, int64_t first, int64_t count, Element* target) {
   with_decoder(weight, [&](const auto& decoder) {
     for (int64_t done = 0, run; done < count; done += run) {
       run = run_in_block(weight, first + done, count - done);

@@ -3,13 +3,6 @@
 
 constexpr int64_t FEW_ROWS = 8;
 
-// Asks for lines that the prefetchers of the hardware miss: they stop at the end of a page.
-inline void prefetch(const void* data, int64_t num_bytes) {
-  constexpr int64_t LINE = 64;
-  const auto* bytes = static_cast<const char*>(data);
-  for (int64_t i = 0; i < num_bytes; i += LINE) __builtin_prefetch(bytes + i);
-}
-
 // Whether a pair of vectors never straddles a byte or a block.
 inline bool takes_few_rows(int64_t k, int64_t num_rows) {
   return num_rows <= FEW_ROWS && k % TILE_COLUMNS == 0;

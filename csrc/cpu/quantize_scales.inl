@@ -2,17 +2,17 @@
 // to a nested block; and the codes of a weight whose scales were searched, for those that are kept.
 
 inline void quantize_scales(const ScalesTask& task, int num_threads) {
-  parallel(threads_for(task.size * 16, num_threads), [&](const Team& team) {
+  const StateCodec<true> codec(task.map);
+  parallel(threads_for(task.size, num_threads), [&](const Team& team) {
     const Range range = team.share_of(task.size, NESTED_BLOCK);
     for (int64_t first = range.first; first < range.last; first += NESTED_BLOCK) {
       const int64_t count = std::min(NESTED_BLOCK, range.last - first);
       float centred[NESTED_BLOCK];
       for (int64_t i = 0; i < count; ++i) centred[i] = task.absmax[first + i] - task.offset;
       const float nested = float_of(max_magnitude(centred, count));
-      for (int64_t i = 0; i < count; ++i) {
-        const float scaled = nested > 0.0f ? centred[i] / nested : 0.0f;
-        task.codes[first + i] = nearest_code8(task.map, scaled);
-      }
+      const float divisor = nested > 0.0f ? nested : 1.0f;
+      for (int64_t i = 0; i < count; ++i) centred[i] /= divisor;
+      encode_map(codec, centred, count, 1.0f, task.codes + first);
       task.nested_absmax[first / NESTED_BLOCK] = nested;
     }
   });
@@ -20,8 +20,8 @@ inline void quantize_scales(const ScalesTask& task, int num_threads) {
 
 // Takes the best of the block's 8-bit scale and its neighbours; returns its ratio to absmax.
 inline float best_nested_ratio(const NestedTask& task, const ScaleSearch& search,
-                               const ScaledBlock& scaled, const Block& block, int64_t index) {
-  const float absmax = std::max(block.absmax, MIN_ABSMAX);
+                               const ScaledBlock& scaled, float absmax, int64_t index) {
+  absmax = std::max(absmax, MIN_ABSMAX);
   const float nested = task.nested_absmax[index / NESTED_BLOCK];
   const int nearest = task.scale_codes[index];
   float best = 0.0f, least = 0.0f;
@@ -45,10 +45,11 @@ inline void quantize_nested(const NestedTask& task, int num_threads) {
   parallel(threads_for(blocks.size * 4, num_threads), [&](const Team& team) {
     const Range range = team.share_of(blocks.size, blocks.block_size);
     dispatch(blocks.type, [&](auto* tag) {
-      encode_blocks4<std::remove_pointer_t<decltype(tag)>>(
+      encode_by_ratio<std::remove_pointer_t<decltype(tag)>>(
           blocks, range,
-          [&](const ScaleSearch& search, const ScaledBlock& scaled, const Block& block,
-              int64_t index) { return best_nested_ratio(task, search, scaled, block, index); });
+          [&](const ScaleSearch& search, const ScaledBlock& scaled, float absmax, int64_t index) {
+            return best_nested_ratio(task, search, scaled, absmax, index);
+          });
     });
   });
 }

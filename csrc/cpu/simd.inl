@@ -1,5 +1,9 @@
 // What every instruction set's vectors share: loads and stores of each element type.
 
+// Values that take each step side by side where a step waits for the one before it: a processor
+// does not look far enough ahead to find the next vectors itself.
+constexpr int64_t TOGETHER = 4 * LANES;
+
 inline Floats zeros() {
   return broadcast(0.0f);
 }
@@ -12,7 +16,7 @@ inline Floats load(const float* source) {
 inline Floats load(const BFloat16* source) {
   HalfWords half;
   std::memcpy(&half, source, sizeof half);
-  return reinterpret_cast<Floats>(__builtin_convertvector(half, Words) << 16);
+  return reinterpret_cast<Floats>(widen(half) << 16);
 }
 inline Floats load(const Float16* source) {
   return load_float16(source);
@@ -23,10 +27,8 @@ inline void store(float* target, Floats values) {
 }
 inline void store(BFloat16* target, Floats values) {
   const Words bits = reinterpret_cast<Words>(values);
-  const Words rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
-  const Words quiet = bits >> 16 | 0x40u;
-  const Words is_nan = reinterpret_cast<Words>((bits & 0x7fffffffu) > 0x7f800000u);
-  const HalfWords half = narrow((is_nan & quiet) | (~is_nan & rounded));
+  const Words rounded = bits + 0x7fffu + (bits >> 16 & 1u), quiet = bits | 0x400000u;
+  const HalfWords half = narrow((values != values ? quiet : rounded) >> 16);
   std::memcpy(target, &half, sizeof half);
 }
 inline void store(Float16* target, Floats values) {
@@ -44,4 +46,11 @@ inline void convert(Target* target, const Source* source, int64_t count) {
   int64_t i = 0;
   for (; i + LANES <= count; i += LANES) store(target + i, load(source + i));
   for (; i < count; ++i) target[i] = from_float<Target>(to_float(source[i]));
+}
+
+// Asks for lines that the prefetchers of the hardware miss: they stop at the end of a page.
+inline void prefetch(const void* data, int64_t num_bytes) {
+  constexpr int64_t LINE = 64;
+  const auto* bytes = static_cast<const char*>(data);
+  for (int64_t i = 0; i < num_bytes; i += LINE) __builtin_prefetch(bytes + i);
 }

@@ -63,6 +63,9 @@ inline HalfWords narrow(Words values) {
   return reinterpret_cast<HalfWords>(
       _mm_packus_epi32(_mm256_castsi256_si128(lanes), _mm256_extracti128_si256(lanes, 1)));
 }
+inline Words widen(HalfWords values) {
+  return reinterpret_cast<Words>(_mm256_cvtepu16_epi32(reinterpret_cast<__m128i>(values)));
+}
 inline void store_bytes(uint8_t* target, Words values) {
   const __m128i halves = reinterpret_cast<__m128i>(narrow(values));
   _mm_storel_epi64(reinterpret_cast<__m128i*>(target), _mm_packus_epi16(halves, halves));
@@ -133,6 +136,14 @@ inline bool any_near_whole(const Words (&words)[4], uint32_t near) {
   return _mm256_movemask_epi8(_mm256_cmpeq_epi16(_mm256_max_epu16(least, far), least)) != -1;
 }
 
+inline uint32_t largest_lane(Words values) {
+  const __m256i lanes = reinterpret_cast<__m256i>(values);
+  __m128i most = _mm_max_epu32(_mm256_castsi256_si128(lanes), _mm256_extracti128_si256(lanes, 1));
+  most = _mm_max_epu32(most, _mm_unpackhi_epi64(most, most));
+  most = _mm_max_epu32(most, _mm_shuffle_epi32(most, 1));
+  return static_cast<uint32_t>(_mm_cvtsi128_si32(most));
+}
+
 inline float sum_of_lanes(Floats values) {
   __m128 sums = _mm_add_ps(_mm256_castps256_ps128(values), _mm256_extractf128_ps(values, 1));
   sums = _mm_add_ps(sums, _mm_movehl_ps(sums, sums));
@@ -185,6 +196,43 @@ inline Floats consecutive_int8(const int8_t* codes) {
   return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
 }
 
+// The values of TOGETHER consecutive codes: a byte shuffle looks up one byte of them all.
+struct CodebookTable {
+  __m256i bytes[4];
+
+  explicit CodebookTable(const float* values) {
+    for (int b = 0; b < 4; ++b) {
+      alignas(16) uint8_t of_all[NUM_CODES];
+      for (int i = 0; i < NUM_CODES; ++i) {
+        of_all[i] = static_cast<uint8_t>(bits_of(values[i]) >> 8 * b);
+      }
+      bytes[b] =
+          _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(of_all)));
+    }
+  }
+
+  void operator()(const uint8_t* codes, Floats (&values)[4]) const {
+    // A byte for each of its two codes; every other four codes in a half, since unpacking takes
+    // four from both halves.
+    const __m256i places = _mm256_setr_epi8(0, 0, 1, 1, 4, 4, 5, 5, 8, 8, 9, 9, 12, 12, 13, 13,  //
+                                            2, 2, 3, 3, 6, 6, 7, 7, 10, 10, 11, 11, 14, 14, 15, 15);
+    const __m256i packed =
+        _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
+    const __m256i twice = _mm256_shuffle_epi8(packed, places);
+    const __m256i first = _mm256_and_si256(_mm256_srli_epi16(twice, 4), _mm256_set1_epi16(0x000f));
+    const __m256i second = _mm256_and_si256(twice, _mm256_set1_epi16(0x0f00));
+    const __m256i nibbles = _mm256_or_si256(first, second);
+    __m256i found[4];
+    for (int b = 0; b < 4; ++b) found[b] = _mm256_shuffle_epi8(bytes[b], nibbles);
+    const auto lower = [&](int b) { return _mm256_unpacklo_epi8(found[b], found[b + 1]); };
+    const auto upper = [&](int b) { return _mm256_unpackhi_epi8(found[b], found[b + 1]); };
+    values[0] = _mm256_castsi256_ps(_mm256_unpacklo_epi16(lower(0), lower(2)));
+    values[1] = _mm256_castsi256_ps(_mm256_unpackhi_epi16(lower(0), lower(2)));
+    values[2] = _mm256_castsi256_ps(_mm256_unpacklo_epi16(upper(0), upper(2)));
+    values[3] = _mm256_castsi256_ps(_mm256_unpackhi_epi16(upper(0), upper(2)));
+  }
+};
+
 // Lane i holds the four bytes at sources[i] + offset.
 inline Words gather_words(const uint8_t* const* sources, int64_t offset) {
   int words[LANES];
@@ -201,30 +249,54 @@ inline void gather_words(const SourceOf& source_of, Words (&words)[4]) {
   for (int w = 0; w < 4; ++w) words[w] = gather_words(sources, 4 * w);
 }
 
-// The first index with a value larger than the scaled one: fifteen sorted thresholds are searched
-// as a complete binary tree, level by level; each level is one register.
-struct Ranker {
-  Floats level[4];
+// The codes of four vectors of ranks, two a byte.
+struct RankPacker {
+  __m256i code_of;  // by rank, in both halves
 
-  explicit Ranker(const float* thresholds) {
-    for (int depth = 0; depth < 4; ++depth) {
-      alignas(32) float entries[LANES];
-      for (int i = 0; i < LANES; ++i) {
-        const int node = i & ((1 << depth) - 1);
-        entries[i] = thresholds[(2 * node + 1) * (8 >> depth) - 1];
-      }
-      level[depth] = _mm256_load_ps(entries);
+  explicit RankPacker(const uint8_t (&order)[NUM_CODES])
+      : code_of(
+            _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(order)))) {
+  }
+
+  void operator()(uint8_t* packed, const Words (&ranks)[4]) const {
+    const auto lanes = [&](int i) { return reinterpret_cast<__m256i>(ranks[i]); };
+    const __m256i low = _mm256_packus_epi32(lanes(0), lanes(1));
+    const __m256i high = _mm256_packus_epi32(lanes(2), lanes(3));
+    const __m256i codes = _mm256_shuffle_epi8(code_of, _mm256_packus_epi16(low, high));
+    const __m256i first_is_high = _mm256_set1_epi16(0x0110);  // 16 times the first, and the second
+    const __m256i pairs = _mm256_maddubs_epi16(codes, first_is_high);
+    // Packing has left the halves of the four vectors in the halves of this one.
+    const __m128i lower = _mm256_castsi256_si128(pairs), upper = _mm256_extracti128_si256(pairs, 1);
+    const __m128i bytes =
+        _mm_packus_epi16(_mm_unpacklo_epi32(lower, upper), _mm_unpackhi_epi32(lower, upper));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(packed), bytes);
+  }
+};
+
+// The number of thresholds below each scaled value: fifteen sorted ones are searched as a complete
+// binary tree. Which of the two on its second level is blended, on the others it is looked up.
+struct Ranker {
+  Floats first, second[2], third, fourth;
+
+  explicit Ranker(const float* thresholds)
+      : first(broadcast(thresholds[7])),
+        second{broadcast(thresholds[3]), broadcast(thresholds[11])} {
+    for (int i = 0; i < LANES; ++i) {
+      third[i] = thresholds[4 * (i & 3) + 1];
+      fourth[i] = thresholds[2 * i];
     }
   }
 
   Words operator()(Floats scaled) const {
-    Words rank = broadcast_word(0);
-    for (int depth = 0; depth < 4; ++depth) {
-      const Floats threshold =
-          _mm256_permutevar8x32_ps(level[depth], reinterpret_cast<__m256i>(rank));
-      const Words above = reinterpret_cast<Words>(scaled > threshold);  // All ones: minus one.
-      rank = rank + rank - above;
-    }
-    return rank;
+    const auto is_above = [&](Floats threshold) {
+      return reinterpret_cast<Words>(scaled > threshold);  // All ones: minus one.
+    };
+    const Words half = is_above(first);
+    const Words quarter =
+        is_above(_mm256_blendv_ps(second[0], second[1], reinterpret_cast<__m256>(half)));
+    Words rank = (half & 2u) - quarter;
+    const auto lanes = [&] { return reinterpret_cast<__m256i>(rank); };
+    rank = rank + rank - is_above(_mm256_permutevar_ps(third, lanes()));
+    return rank + rank - is_above(_mm256_permutevar8x32_ps(fourth, lanes()));
   }
 };

@@ -75,6 +75,9 @@ inline Words scaled_upper_half(Words values, uint16_t least, uint16_t factor) {
 inline HalfWords narrow(Words values) {
   return reinterpret_cast<HalfWords>(_mm512_cvtepi32_epi16(reinterpret_cast<__m512i>(values)));
 }
+inline Words widen(HalfWords values) {
+  return __builtin_convertvector(values, Words);
+}
 inline void store_bytes(uint8_t* target, Words values) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(target),
                    _mm512_cvtepi32_epi8(reinterpret_cast<__m512i>(values)));
@@ -115,6 +118,10 @@ inline bool any_near_whole(const Words (&words)[4], uint32_t near) {
   return (near_lanes(0) | near_lanes(1) | near_lanes(2) | near_lanes(3)) != 0;
 }
 
+inline uint32_t largest_lane(Words values) {
+  return _mm512_reduce_max_epu32(reinterpret_cast<__m512i>(values));
+}
+
 inline float sum_of_lanes(Floats values) {
   return _mm512_reduce_add_ps(values);
 }
@@ -149,6 +156,17 @@ inline Words consecutive_nibbles(const uint8_t* codes) {
       _mm512_setr_epi32(4, 0, 12, 8, 20, 16, 28, 24, 4, 0, 12, 8, 20, 16, 28, 24);
   return reinterpret_cast<Words>(_mm512_srlv_epi32(words, shifts));
 }
+
+// The values of four vectors of consecutive codes.
+struct CodebookTable {
+  Table16 table;
+
+  explicit CodebookTable(const float* values) : table(values) {}
+
+  void operator()(const uint8_t* codes, Floats (&values)[4]) const {
+    for (int i = 0; i < 4; ++i) values[i] = table[consecutive_nibbles(codes + i * LANES / 2)];
+  }
+};
 
 inline Floats consecutive_int8(const int8_t* codes) {
   const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes));
@@ -220,5 +238,25 @@ struct Ranker {
       rank = rank + rank - above;
     }
     return rank;
+  }
+};
+
+// The codes of four vectors of ranks, two a byte.
+struct RankPacker {
+  __m512i code_of;  // by rank
+
+  explicit RankPacker(const uint8_t (&order)[NUM_CODES])
+      : code_of(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(order)))) {}
+
+  void operator()(uint8_t* packed, const Words (&ranks)[4]) const {
+    for (int i = 0; i < 4; ++i) {
+      const __m512i codes = _mm512_permutexvar_epi32(reinterpret_cast<__m512i>(ranks[i]), code_of);
+      const __m512i seconds = _mm512_srli_epi64(codes, 32);
+      const Words pairs = reinterpret_cast<Words>(codes) << 4 | reinterpret_cast<Words>(seconds);
+      const __m128i bytes = _mm512_cvtepi32_epi8(reinterpret_cast<__m512i>(pairs));
+      const __m128i even = _mm_and_si128(bytes, _mm_set1_epi16(0xff));
+      _mm_storel_epi64(reinterpret_cast<__m128i*>(packed + i * LANES / 2),
+                       _mm_packus_epi16(even, even));
+    }
   }
 };

@@ -60,6 +60,9 @@ inline Words scaled_upper_half(Words values, uint16_t least, uint16_t factor) {
 inline HalfWords narrow(Words values) {
   return __builtin_convertvector(values, HalfWords);
 }
+inline Words widen(HalfWords values) {
+  return __builtin_convertvector(values, Words);
+}
 inline void store_bytes(uint8_t* target, Words values) {
   for (int i = 0; i < LANES; ++i) target[i] = static_cast<uint8_t>(values[i]);
 }
@@ -96,6 +99,10 @@ inline bool any_near_whole(const Words (&words)[4], uint32_t near) {
     found |= ((words[i / LANES][i % LANES] + near) & 0xffffu) < 2 * near;
   }
   return found;
+}
+
+inline uint32_t largest_lane(Words values) {
+  return std::max(std::max(values[0], values[1]), std::max(values[2], values[3]));
 }
 
 inline float sum_of_lanes(Floats values) {
@@ -140,6 +147,17 @@ inline Words consecutive_nibbles(const uint8_t* codes) {
   return Words{first >> 4, first, second >> 4, second};
 }
 
+// The values of four vectors of consecutive codes.
+struct CodebookTable {
+  Table16 table;
+
+  explicit CodebookTable(const float* values) : table(values) {}
+
+  void operator()(const uint8_t* codes, Floats (&values)[4]) const {
+    for (int i = 0; i < 4; ++i) values[i] = table[consecutive_nibbles(codes + i * LANES / 2)];
+  }
+};
+
 inline Floats consecutive_int8(const int8_t* codes) {
   return Floats{static_cast<float>(codes[0]), static_cast<float>(codes[1]),
                 static_cast<float>(codes[2]), static_cast<float>(codes[3])};
@@ -172,5 +190,19 @@ struct Ranker {
       rank -= reinterpret_cast<Words>(scaled > broadcast(thresholds[i]));  // All ones: minus one.
     }
     return rank;
+  }
+};
+
+// The codes of four vectors of ranks, two a byte.
+struct RankPacker {
+  const uint8_t (&order)[NUM_CODES];
+
+  explicit RankPacker(const uint8_t (&codes)[NUM_CODES]) : order(codes) {}
+
+  void operator()(uint8_t* packed, const Words (&ranks)[4]) const {
+    for (int i = 0; i < 4 * LANES; i += 2) {
+      const Words& vector = ranks[i / LANES];
+      packed[i / 2] = pack_nibbles(order[vector[i % LANES]], order[vector[i % LANES + 1]]);
+    }
   }
 };

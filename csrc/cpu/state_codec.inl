@@ -19,10 +19,7 @@ struct StateReader {
   Floats operator()(int64_t i) const { return look_up(map, codes + i) * absmax; }
 };
 
-constexpr int64_t TOGETHER = 4 * LANES;
-
-// Codes of TOGETHER values. Four vectors take each step side by side: a step waits for the one
-// before it, and a processor does not look far enough ahead to find the next vectors itself.
+// Codes of TOGETHER values.
 template <bool SIGNED>
 struct StateEncoder {
   using Codec = StateCodec<SIGNED>;
@@ -77,15 +74,21 @@ struct StateEncoder {
   }
 };
 
+// codes[0, count) = codes of values * factor.
+template <bool SIGNED>
+inline void encode_map(const StateCodec<SIGNED>& codec, const float* values, int64_t count,
+                       float factor, uint8_t* codes) {
+  const StateEncoder<SIGNED> encoder{codec, factor};
+  int64_t i = 0;
+  for (; i + TOGETHER <= count; i += TOGETHER) encoder(values + i, codes + i);
+  for (; i < count; ++i) codes[i] = codec.encode(values[i] * factor);
+}
+
 // Stores the codes of a block whose largest magnitude is given; returns its absmax.
 template <bool SIGNED>
 inline float encode_state(const StateCodec<SIGNED>& codec, const float* values, int64_t count,
                           float largest, uint8_t* codes) {
   const float absmax = largest < MIN_STATE ? 0.0f : largest;
-  const float inverse = absmax == 0.0f ? 0.0f : 1.0f / absmax;
-  const StateEncoder<SIGNED> encoder{codec, inverse};
-  int64_t i = 0;
-  for (; i + TOGETHER <= count; i += TOGETHER) encoder(values + i, codes + i);
-  for (; i < count; ++i) codes[i] = codec.encode(values[i] * inverse);
+  encode_map(codec, values, count, absmax == 0.0f ? 0.0f : 1.0f / absmax, codes);
   return absmax;
 }

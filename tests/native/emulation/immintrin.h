@@ -115,6 +115,10 @@ inline float _mm512_reduce_add_ps(__m512 a) {
 
 // Integers
 
+inline uint32_t _mm512_reduce_max_epu32(__m512i a) {
+  const emulation::Words x(a);
+  return *std::max_element(x.lane, x.lane + x.COUNT);
+}
 inline __m512i _mm512_sllv_epi32(__m512i a, __m512i counts) {
   const emulation::Words x(a), n(counts);
   return emulation::integers([&](int i) { return n[i] < 32 ? x[i] << n[i] : 0; });
