@@ -4,6 +4,7 @@ A model is known by the classes of its modules, since a subclass may do anything
 forward was replaced, a hook, a compiled module, training: each is a reason for the model's own way.
 """
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import nn
 from torch.nn.modules import module as torch_module
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from qlora_kernels.nn import QLoRALinear
 from qlora_kernels.nn.qlora_linear import autocast_dtype, linear_of
@@ -55,8 +57,6 @@ def _reasons(model: Any, cache: Any) -> Iterator[str]:
     kind = model.config.model_type
     if kind not in FAMILIES:
         yield f"models of type {kind} are not known"
-    if model.config._attn_implementation not in ("sdpa", "eager"):
-        yield f"attention is of the kind {model.config._attn_implementation}"
     if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
         yield "hooks watch every module"
     for path, module in model.named_modules():
@@ -66,12 +66,30 @@ def _reasons(model: Any, cache: Any) -> Iterator[str]:
             yield f"{path or 'the model'} is in training mode"
     home, family = f"transformers.models.{kind}.modeling_{kind}", FAMILIES[kind]
     yield from _strangers(model, {"": "ForCausalLM", "model": "Model"}, home, family)
+    yield from _reasons_of_attention(model.config, sys.modules[home])
     parts = _LAYER | dict.fromkeys(HEAD_NORMS if kind in _WITH_HEAD_NORMS else (), "RMSNorm")
     for layer in decoder_layers(model):
         yield from _strangers(layer, parts, home, family)
         yield from _strangers(layer, dict.fromkeys(LINEARS, ""), *_OURS)
     yield from _reasons_of_cache(model, cache)
     yield from _reasons_of_tensors(model, cache.layers[0].keys)
+
+
+def _reasons_of_attention(config: Any, home: Any) -> Iterator[str]:
+    """home: the module of the model's class, whose eager attention is that of all who have none."""
+    kind = config._attn_implementation
+    attention = ALL_ATTENTION_FUNCTIONS.get(kind, home.eager_attention_forward)
+    if kind not in ("sdpa", "eager") or not _lies_in(attention, "transformers"):
+        yield f"attention is of the kind {kind}, by {attention}"
+    # Mistral goes by its window whatever the types of its layers, by which caches are made.
+    if config.model_type == "mistral" and config.sliding_window is not None:
+        yield f"attention looks back {config.sliding_window} tokens"
+
+
+def _lies_in(function: Any, package: str) -> bool:
+    """Whether its code does: `functools.wraps` gives a wrapper the name of what it wraps."""
+    home: str = getattr(function, "__globals__", {}).get("__name__", "")
+    return home.partition(".")[0] == package
 
 
 def _strangers(root: nn.Module, parts: dict[str, str], home: str, family: str) -> Iterator[str]:
@@ -82,7 +100,9 @@ def _strangers(root: nn.Module, parts: dict[str, str], home: str, family: str) -
         forward = kind.forward
         if (kind.__module__, kind.__qualname__) != (home, name):
             yield f"{path or 'it'} is a {kind.__qualname__}, where {name} is known"
-        is_own = (forward.__module__, forward.__qualname__) == (home, f"{name}.forward")
+        is_own = _lies_in(forward, home.partition(".")[0]) and (
+            (forward.__module__, forward.__qualname__) == (home, f"{name}.forward")
+        )
         if not is_own or "forward" in vars(module) or module._compiled_call_impl is not None:
             yield f"{path or name} has another forward than its class had"
 

@@ -1,11 +1,13 @@
 """Models that the short way must not take go the model's own way, and each for its own reason."""
 
+import functools
 import types
 from contextlib import nullcontext
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache, GemmaConfig, MistralConfig, StaticCache
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama import modeling_llama
 
 import qlora_kernels as qk
@@ -86,6 +88,36 @@ def test_a_forward_replaced_in_its_class_is_refused(model, monkeypatch):
     _, cache = with_prompt(model, TOKENS)
     monkeypatch.setattr(modeling_llama.LlamaMLP, "forward", OtherNorm.forward)
     assert "mlp has another forward" in refusal(model, cache)
+
+
+def test_a_wrapped_forward_is_refused_whatever_its_name(model, monkeypatch):
+    _, cache = with_prompt(model, TOKENS)
+    own = modeling_llama.LlamaMLP.forward
+    twice = functools.wraps(own)(lambda self, x: 2 * own(self, x))
+    monkeypatch.setattr(modeling_llama.LlamaMLP, "forward", twice)
+    assert "mlp has another forward" in refusal(model, cache)
+
+
+@pytest.mark.parametrize("kind", ["sdpa", "eager"])
+def test_another_attention_under_a_known_name_is_refused(model, monkeypatch, kind):
+    model.set_attn_implementation(kind)
+    _, cache = with_prompt(model, TOKENS)
+    assert refusal(model, cache) is None
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._local_mapping, kind, lambda *_, **__: None)
+    assert f"attention is of the kind {kind}, by" in refusal(model, cache)
+
+
+def test_another_eager_attention_is_refused(model, monkeypatch):
+    model.set_attn_implementation("eager")
+    _, cache = with_prompt(model, TOKENS)
+    monkeypatch.setattr(modeling_llama, "eager_attention_forward", lambda *_, **__: None)
+    assert "attention is of the kind eager, by" in refusal(model, cache)
+
+
+def test_a_window_is_refused_over_a_cache_that_keeps_all_tokens():
+    config = MistralConfig(**SIZES, sliding_window=4, layer_types=["full_attention"] * 2)
+    model = prepared(config, ADAPTERS["lora"])
+    assert "looks back 4 tokens" in refusal(model, with_prompt(model, TOKENS)[1])
 
 
 def test_a_hook_on_all_modules_is_refused(model):
