@@ -15,6 +15,7 @@ import torch
 from transformers import GenerationConfig, GenerationMixin
 
 from qlora.decoder_step import decoder_step
+from qlora_kernels.errors import InputError
 
 # A model that has one of these for itself wants other inputs than `decode` gives.
 _PREPARATIONS = ("prepare_inputs_for_generation", "_update_model_kwargs_for_generation")
@@ -62,7 +63,11 @@ def decode(
     receiver: Any = None,
     **prepared: Any,
 ) -> torch.Tensor:
-    """[1, prompt] -> [1, prompt and answer], the likeliest token each time or a sampled one."""
+    """[1, prompt] -> [1, prompt and answer], the likeliest token each time or a sampled one.
+
+    Raises InputError where `generate` was asked for what this loop would leave out.
+    """
+    _check(input_ids, generation_config, prepared.get("attention_mask"))
 
     def own(token: torch.Tensor, **options: Any) -> Any:
         return model(token, past_key_values=past_key_values, use_cache=True, **options).logits
@@ -89,3 +94,18 @@ def decode(
     if receiver is not None:
         receiver.end()
     return tokens
+
+
+def _check(tokens: torch.Tensor, config: GenerationConfig, mask: torch.Tensor | None) -> None:
+    if not _wants_one_answer(config):
+        raise InputError(
+            "decode: the generation_config should ask for one answer, token by token, over a cache,"
+            f" asks for {config.get_generation_mode().value},"
+            f" {config.num_return_sequences or 1} of them, use_cache={config.use_cache}"
+        )
+    padded = mask is not None and not mask.all()
+    if tokens.shape[0] != 1 or padded:
+        raise InputError(
+            "decode: the prompt should be one sequence without padding, was"
+            f" {tokens.shape[0]}{' with padding' * padded}"
+        )

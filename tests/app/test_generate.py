@@ -196,6 +196,22 @@ def test_a_model_that_asks_for_several_answers_gets_them_from_transformers(model
     assert decoding.decoder(model) is None
 
 
+@pytest.mark.parametrize(
+    ("asked", "was"),
+    [
+        ({"num_beams": 3}, "asks for beam_search, 1 of them"),
+        ({"num_return_sequences": 2, "do_sample": True}, "asks for sample, 2 of them"),
+        ({"attention_mask": torch.tensor([[0, 1, 1, 1]])}, "was 1 with padding"),
+        ({"attention_mask": torch.tensor([[1, 1, 0, 1]])}, "was 1 with padding"),
+        ({"inputs": torch.arange(8).view(2, 4) + 4}, "was 2$"),
+    ],
+)
+def test_our_loop_refuses_what_it_would_leave_out(model, asked, was):
+    options = {"inputs": torch.arange(4)[None] + 4, "max_new_tokens": 2} | asked
+    with pytest.raises(InputError, match=was):
+        model.generate(custom_generate=decoding.decoder(model), **options)
+
+
 def test_a_model_saved_without_a_cache_generates(model, tokenizer, tiny):
     """As trainers with checkpointing leave it."""
     settings = GenerateSettings(tiny, "x", None, max_new_tokens=8)
