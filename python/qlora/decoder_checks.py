@@ -81,8 +81,10 @@ def _reasons_of_attention(config: Any, home: Any) -> Iterator[str]:
     attention = ALL_ATTENTION_FUNCTIONS.get(kind, home.eager_attention_forward)
     if kind not in ("sdpa", "eager") or not _lies_in(attention, "transformers"):
         yield f"attention is of the kind {kind}, by {attention}"
-    # Mistral goes by its window whatever the types of its layers, by which caches are made.
-    if config.model_type == "mistral" and config.sliding_window is not None:
+    # Of a cache's kind that is no sign: it may be made without the config, or by types of layers
+    # that a Mistral does not read.
+    is_windowed = config.model_type == "mistral" and config.sliding_window is not None
+    if is_windowed or "sliding_attention" in (getattr(config, "layer_types", None) or ()):
         yield f"attention looks back {config.sliding_window} tokens"
 
 
@@ -127,6 +129,10 @@ def _reasons_of_tensors(model: Any, keys: torch.Tensor) -> Iterator[str]:
     norms = [layer.get_submodule(name).weight for layer in layers for name in NORMS]
     if any(weight.dtype != dtype for weight in (model.get_input_embeddings().weight, *norms)):
         yield f"a norm or the embedding is not of the computation's {dtype}"
+    for layer in layers:
+        parts = layer.self_attn.named_children()
+        if len({norm.variance_epsilon for name, norm in parts if "norm" in name}) > 1:
+            yield "norms of heads have different epsilons"
     linears = [[linear(layer, name) for name in LINEARS] for layer in layers]
     if len({tuple((m.in_features, m.out_features) for m in row) for row in linears}) > 1:
         yield "layers have different sizes"

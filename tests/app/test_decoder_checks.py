@@ -6,7 +6,14 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, DynamicCache, GemmaConfig, MistralConfig, StaticCache
+from transformers import (
+    AutoModelForCausalLM,
+    DynamicCache,
+    GemmaConfig,
+    MistralConfig,
+    Qwen2Config,
+    StaticCache,
+)
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama import modeling_llama
 
@@ -114,10 +121,25 @@ def test_another_eager_attention_is_refused(model, monkeypatch):
     assert "attention is of the kind eager, by" in refusal(model, cache)
 
 
-def test_a_window_is_refused_over_a_cache_that_keeps_all_tokens():
-    config = MistralConfig(**SIZES, sliding_window=4, layer_types=["full_attention"] * 2)
-    model = prepared(config, ADAPTERS["lora"])
-    assert "looks back 4 tokens" in refusal(model, with_prompt(model, TOKENS)[1])
+@pytest.mark.parametrize(
+    "config",
+    [
+        MistralConfig(**SIZES, sliding_window=4, layer_types=["full_attention"] * 2),
+        Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=4, max_window_layers=1),
+    ],
+)
+def test_a_window_is_refused_over_a_cache_that_keeps_all_tokens(config):
+    model, cache = prepared(config, ADAPTERS["lora"]), DynamicCache()
+    model(TOKENS, past_key_values=cache)
+    assert "looks back 4 tokens" in refusal(model, cache)
+
+
+def test_norms_of_heads_of_other_epsilons_are_refused():
+    model = prepared(CONFIGS["qwen3"], ADAPTERS["lora"])
+    _, cache = with_prompt(model, TOKENS)
+    assert refusal(model, cache) is None
+    attention(model).k_norm.variance_epsilon = 0.5
+    assert "different epsilons" in refusal(model, cache)
 
 
 def test_a_hook_on_all_modules_is_refused(model):
