@@ -1,7 +1,8 @@
 """What a call costs: each member of the frontier beside the untrained model in 16 bits.
 
-A call is one question answered. An adapter that has learnt nothing takes as long as one that has,
-so none is trained; all are loaded at once and take turns.
+A call is one forward over a question and its answer, as in the exams: no token is generated. An
+adapter that has learnt nothing takes as long as one that has, so none is trained; all are loaded at
+once and take turns.
 """
 
 import tempfile

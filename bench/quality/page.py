@@ -140,9 +140,9 @@ def _calls(found: Mapping[str, Any] | None) -> str:
         return f"What a call costs was not measured (`{COMMAND} --calls`)."
     rounds = len(found["seconds"][frontier.BASE])
     return (
-        f"A call: one question, nothing merged; median and p20-p80 of {rounds} rounds in which all"
-        f" took turns with the untrained model, {found['threads']} threads (`{found['command']}`,"
-        f" commit {found['commit']}). Full fine-tuning is the same model again: what its figure is"
+        "A call: one forward over a question and its answer, nothing merged; median and p20-p80 of"
+        f" {rounds} rounds in which all took turns with the untrained model,"
+        f" {found['threads']} threads (`{found['command']}`, commit {found['commit']}). Full fine-tuning is the same model again: what its figure is"
         " from 1 is noise."
     )
 
