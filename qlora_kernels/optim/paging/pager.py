@@ -229,10 +229,11 @@ class Pager:
 
     def _computable(self, page: int, changes: bool) -> Tensor:
         """The page's frame, its content there."""
-        event = self._ready.pop(page, None)
+        event = self._ready.get(page)
         if event is not None:
             self.counters.stalls += not event.done()
             self._machine.computing.wait(event)
+            del self._ready[page]  # not before: where the wait raises, so will the next
         used = self._used(page)
         if page not in self._stored and page not in self._changed:
             self._machine.computing.submit(partial(self._pages[page].initialize, used))

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import qlora_kernels as qk
+from qlora_kernels.optim.paging.stores import PageFile
 
 SHAPES = ((60, 100), (5000,), (3,), (1, 257), (), (9000,))
 Optimizer = torch.optim.Optimizer
@@ -329,6 +330,27 @@ def test_a_file_that_fails_a_kernel_ends_the_run(tmp_path):
             train(paged, 1, seed=again)
     with pytest.raises(OSError, match="Input/output error"):
         paged.state_dict()
+
+
+def test_a_page_that_could_not_be_read_is_never_used(monkeypatch):
+    """Not even by a step that finds it in its frame: the error of the read comes again."""
+    _, paged = evened(30_000)
+    paged.state_dict()  # after which nothing is left to be written, so that no write fails either
+    failing, whole = [1], PageFile.read
+
+    def read(store, page, frame):
+        if failing and failing.pop():
+            raise OSError(errno.EIO, "once")
+        whole(store, page, frame)
+
+    monkeypatch.setattr(PageFile, "read", read)
+    with pytest.raises(OSError, match="once"):
+        paged.state_dict()
+    before = weights(paged)
+    for again in range(4):  # as often as there are frames, and once more
+        with pytest.raises(OSError, match="once"):
+            train(paged, 1, seed=again)
+    assert same(before, weights(paged))
 
 
 def test_a_gradient_that_is_not_finite_copies_nothing():
