@@ -31,10 +31,12 @@ bool StateFile::read(int64_t place, void* target, int64_t num_bytes) {
   return copy(place, num_bytes, [&](int64_t done, int64_t at) {
     const auto left = static_cast<size_t>(num_bytes - done);
 #ifdef RWF_NOWAIT
+    // Of errors and the end of the file pread has the last word: who refuses the flag says so in
+    // many ways, and Linux 5.9 and 5.10 return 0 where they would have to wait.
     const iovec part{bytes + done, left};
     const ssize_t at_once = preadv2(descriptor_, &part, 1, at, RWF_NOWAIT);
-    if (at_once >= 0 || (errno != EAGAIN && errno != EOPNOTSUPP)) return at_once;
-    if (errno == EAGAIN) {
+    if (at_once > 0) return at_once;
+    if (at_once == 0 || errno == EAGAIN) {
       ++waits_;
       posix_fadvise(descriptor_, at, static_cast<off_t>(left) + READ_AHEAD, POSIX_FADV_WILLNEED);
     }
