@@ -142,8 +142,8 @@ def _calls(found: Mapping[str, Any] | None) -> str:
     return (
         "A call: one forward over a question and its answer, nothing merged; median and p20-p80 of"
         f" {rounds} rounds in which all took turns with the untrained model,"
-        f" {found['threads']} threads (`{found['command']}`, commit {found['commit']}). Full fine-tuning is the same model again: what its figure is"
-        " from 1 is noise."
+        f" {found['threads']} threads (`{found['command']}`, commit {found['commit']}). Full"
+        " fine-tuning is the same model again: what its figure is from 1 is noise."
     )
 
 
