@@ -53,6 +53,12 @@ def watch(r: Mapping[str, Any]) -> Line:
     return "judging each training step", f"{r['share']:.2%} of the step"
 
 
+def generate(r: Mapping[str, Any]) -> Line:
+    ours = next(iter(r["tokens_per_second"].values()))
+    times = ", ".join(f"{ratio:.2f}x {name}" for name, ratio in r["ratios"].items())
+    return f"`qlora generate`, {r['model']} in NF4, greedy", f"{ours:.1f} tokens/s, {times}"
+
+
 def doctor(r: Mapping[str, Any]) -> Line:
     matrix = matrix_of(fully_known(r["runs"]))
     figure = (
@@ -89,6 +95,7 @@ LINES: dict[str, Callable[[Mapping[str, Any]], Line]] = {
     "doctor/record.json": doctor,
     "planner/record.json": planner,
     "watch-cost/smollm2.json": watch,
+    "generate/smollm2.json": generate,
     "train-step/*.json": train_step,
     "quality/record.json": quality,
 }
