@@ -51,11 +51,8 @@ inline AdamWLargest update_from(const AdamWBlock block, const AdamWRates rates,
     store(block.m + i, m);
     store(block.v + i, v);
     store(block.p + i, p + rates.step_size * m / denominator);
-    // Magnitudes of floats compare like the integers that their bits are.
-    const Words magnitude = reinterpret_cast<Words>(m) & 0x7fffffffu;
-    const Words square = reinterpret_cast<Words>(v);
-    largest_m = magnitude > largest_m ? magnitude : largest_m;
-    largest_v = square > largest_v ? square : largest_v;
+    largest_m = larger(magnitude(m), largest_m);
+    largest_v = larger(reinterpret_cast<Words>(v), largest_v);
   }
   return {float_of(largest_lane(largest_m)), float_of(largest_lane(largest_v))};
 }

@@ -34,6 +34,30 @@ inline __m256i byte_table(const Value (&values)[NUM_CODES], size_t number) {
   return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(bytes)));
 }
 
+// Sixteen floats by their bytes: a shuffle looks up one byte of 32 of them.
+struct FloatBytes {
+  __m256i bytes[4];
+
+  explicit FloatBytes(const float (&values)[NUM_CODES])
+      : bytes{byte_table(values, 0), byte_table(values, 1), byte_table(values, 2),
+              byte_table(values, 3)} {}
+
+  // Each register takes four codes from both halves.
+  void look_up(__m256i codes, __m256 (&values)[4]) const {
+    __m256i found[4];
+    for (int i = 0; i < 4; ++i) found[i] = _mm256_shuffle_epi8(bytes[i], codes);
+    for (int half = 0; half < 2; ++half) {
+      const auto unpacked = [&](int i) {
+        return half == 0 ? _mm256_unpacklo_epi8(found[i], found[i + 1])
+                         : _mm256_unpackhi_epi8(found[i], found[i + 1]);
+      };
+      const __m256i lower = unpacked(0), upper = unpacked(2);
+      values[2 * half] = _mm256_castsi256_ps(_mm256_unpacklo_epi16(lower, upper));
+      values[2 * half + 1] = _mm256_castsi256_ps(_mm256_unpackhi_epi16(lower, upper));
+    }
+  }
+};
+
 // Where value i of a block stands: each register takes 8 bytes of codes from both halves of 32, or
 // 4 where values have four bytes.
 constexpr int64_t place_in_block(int64_t i, int64_t from_each_half) {
@@ -81,11 +105,9 @@ struct WordBlocks {
 // The same in fp32.
 struct FloatBlocks {
   using Value = float;
-  __m256i bytes[4];
+  FloatBytes floats;
 
-  explicit FloatBlocks(const float (&values)[NUM_CODES])
-      : bytes{byte_table(values, 0), byte_table(values, 1), byte_table(values, 2),
-              byte_table(values, 3)} {}
+  explicit FloatBlocks(const float (&values)[NUM_CODES]) : floats(values) {}
 
   static constexpr int64_t place(int64_t i) { return place_in_block(i, 4); }
 
@@ -97,7 +119,7 @@ struct FloatBlocks {
 #pragma GCC unroll 2
     for (int i = 0; i < 2; ++i) {
       __m256 values[4];
-      look_up(nibbles.of[i], values);
+      floats.look_up(nibbles.of[i], values);
 #pragma GCC unroll 4
       for (int row = 0; row < ROWS; ++row) {
         const float* source = x.values + row * BLOCK_CODES + i * (BLOCK_CODES / 2);
@@ -111,20 +133,5 @@ struct FloatBlocks {
     }
 #pragma GCC unroll 4
     for (int row = 0; row < ROWS; ++row) sums[row] = _mm256_fmadd_ps(dots[row], scale, sums[row]);
-  }
-
- private:
-  void look_up(__m256i codes, __m256 (&values)[4]) const {
-    __m256i found[4];
-    for (int i = 0; i < 4; ++i) found[i] = _mm256_shuffle_epi8(bytes[i], codes);
-    for (int half = 0; half < 2; ++half) {
-      const auto unpacked = [&](int i) {
-        return half == 0 ? _mm256_unpacklo_epi8(found[i], found[i + 1])
-                         : _mm256_unpackhi_epi8(found[i], found[i + 1]);
-      };
-      const __m256i lower = unpacked(0), upper = unpacked(2);
-      values[2 * half] = _mm256_castsi256_ps(_mm256_unpacklo_epi16(lower, upper));
-      values[2 * half + 1] = _mm256_castsi256_ps(_mm256_unpackhi_epi16(lower, upper));
-    }
   }
 };

@@ -25,6 +25,7 @@ namespace avx2 {
 #include "simd_avx2.inl"
 #include "pairs_none.inl"
 #include "code_blocks_avx2.inl"
+#include "codebook_table_avx2.inl"
 #include "bodies.inl"
 
 }  // namespace avx2

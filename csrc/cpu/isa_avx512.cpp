@@ -46,6 +46,7 @@ namespace avx512 {
 #else
 #include "code_blocks_serial.inl"
 #endif
+#include "codebook_table.inl"
 
 // Called only where has_bf16, so never inlined into what runs elsewhere.
 inline bool multiplies_pairs() {

@@ -7,6 +7,7 @@ namespace serial {
 #include "simd_serial.inl"
 #include "pairs_none.inl"
 #include "code_blocks_serial.inl"
+#include "codebook_table.inl"
 #include "bodies.inl"
 
 }  // namespace serial

@@ -2,14 +2,6 @@
 
 constexpr int64_t MIN_BLOCK = 32, MAX_BLOCK = 4096;
 
-// Magnitudes of floats compare like the integers that their bits are.
-inline Words magnitude(Floats values) {
-  return reinterpret_cast<Words>(values) & 0x7fffffffu;
-}
-inline Words larger(Words a, Words b) {
-  return a > b ? a : b;
-}
-
 // The bits of the largest |x| of a block, or above infinity's where it has a NaN.
 template <class Element>
 inline uint32_t max_magnitude(const Element* values, int64_t count) {

@@ -8,6 +8,14 @@ inline Floats zeros() {
   return broadcast(0.0f);
 }
 
+// Magnitudes of floats compare like the integers that their bits are.
+inline Words magnitude(Floats values) {
+  return reinterpret_cast<Words>(values) & 0x7fffffffu;
+}
+inline Words larger(Words a, Words b) {
+  return a > b ? a : b;
+}
+
 inline Floats load(const float* source) {
   Floats values;
   std::memcpy(&values, source, sizeof values);

@@ -196,43 +196,6 @@ inline Floats consecutive_int8(const int8_t* codes) {
   return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
 }
 
-// The values of TOGETHER consecutive codes: a byte shuffle looks up one byte of them all.
-struct CodebookTable {
-  __m256i bytes[4];
-
-  explicit CodebookTable(const float* values) {
-    for (int b = 0; b < 4; ++b) {
-      alignas(16) uint8_t of_all[NUM_CODES];
-      for (int i = 0; i < NUM_CODES; ++i) {
-        of_all[i] = static_cast<uint8_t>(bits_of(values[i]) >> 8 * b);
-      }
-      bytes[b] =
-          _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(of_all)));
-    }
-  }
-
-  void operator()(const uint8_t* codes, Floats (&values)[4]) const {
-    // A byte for each of its two codes; every other four codes in a half, since unpacking takes
-    // four from both halves.
-    const __m256i places = _mm256_setr_epi8(0, 0, 1, 1, 4, 4, 5, 5, 8, 8, 9, 9, 12, 12, 13, 13,  //
-                                            2, 2, 3, 3, 6, 6, 7, 7, 10, 10, 11, 11, 14, 14, 15, 15);
-    const __m256i packed =
-        _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
-    const __m256i twice = _mm256_shuffle_epi8(packed, places);
-    const __m256i first = _mm256_and_si256(_mm256_srli_epi16(twice, 4), _mm256_set1_epi16(0x000f));
-    const __m256i second = _mm256_and_si256(twice, _mm256_set1_epi16(0x0f00));
-    const __m256i nibbles = _mm256_or_si256(first, second);
-    __m256i found[4];
-    for (int b = 0; b < 4; ++b) found[b] = _mm256_shuffle_epi8(bytes[b], nibbles);
-    const auto lower = [&](int b) { return _mm256_unpacklo_epi8(found[b], found[b + 1]); };
-    const auto upper = [&](int b) { return _mm256_unpackhi_epi8(found[b], found[b + 1]); };
-    values[0] = _mm256_castsi256_ps(_mm256_unpacklo_epi16(lower(0), lower(2)));
-    values[1] = _mm256_castsi256_ps(_mm256_unpackhi_epi16(lower(0), lower(2)));
-    values[2] = _mm256_castsi256_ps(_mm256_unpacklo_epi16(upper(0), upper(2)));
-    values[3] = _mm256_castsi256_ps(_mm256_unpackhi_epi16(upper(0), upper(2)));
-  }
-};
-
 // Lane i holds the four bytes at sources[i] + offset.
 inline Words gather_words(const uint8_t* const* sources, int64_t offset) {
   int words[LANES];

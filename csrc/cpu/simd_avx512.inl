@@ -157,17 +157,6 @@ inline Words consecutive_nibbles(const uint8_t* codes) {
   return reinterpret_cast<Words>(_mm512_srlv_epi32(words, shifts));
 }
 
-// The values of four vectors of consecutive codes.
-struct CodebookTable {
-  Table16 table;
-
-  explicit CodebookTable(const float* values) : table(values) {}
-
-  void operator()(const uint8_t* codes, Floats (&values)[4]) const {
-    for (int i = 0; i < 4; ++i) values[i] = table[consecutive_nibbles(codes + i * LANES / 2)];
-  }
-};
-
 inline Floats consecutive_int8(const int8_t* codes) {
   const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes));
   return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));

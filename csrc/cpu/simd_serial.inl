@@ -147,17 +147,6 @@ inline Words consecutive_nibbles(const uint8_t* codes) {
   return Words{first >> 4, first, second >> 4, second};
 }
 
-// The values of four vectors of consecutive codes.
-struct CodebookTable {
-  Table16 table;
-
-  explicit CodebookTable(const float* values) : table(values) {}
-
-  void operator()(const uint8_t* codes, Floats (&values)[4]) const {
-    for (int i = 0; i < 4; ++i) values[i] = table[consecutive_nibbles(codes + i * LANES / 2)];
-  }
-};
-
 inline Floats consecutive_int8(const int8_t* codes) {
   return Floats{static_cast<float>(codes[0]), static_cast<float>(codes[1]),
                 static_cast<float>(codes[2]), static_cast<float>(codes[3])};
