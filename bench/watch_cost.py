@@ -67,7 +67,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 def measure(training: Run, state: TrainState, count: int) -> tuple[list[float], list[float]]:
     """Seconds of each step, and of the watch within it."""
-    training.model.train()
     window = [3.0 + 0.01 * (i % 7) for i in range(WINDOW)]
     state.watched.losses, state.watched.gradient_norms = list(window), list(window)
     stopwatch = Stopwatch()

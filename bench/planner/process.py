@@ -99,7 +99,6 @@ def backward(model: PreTrainedModel, settings: PlanSettings) -> None:
 def train_run(settings: TrainSettings) -> None:
     """The first steps of what `qlora train` would run."""
     run, state, _ = prepare(settings, find_place(settings))
-    run.model.train()
     take_steps(lambda: take_step(run, state))
 
 

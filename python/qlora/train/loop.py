@@ -21,7 +21,6 @@ def train_loop(run: Run, state: TrainState, journal: Journal, interrupts: Interr
     What is due after a step follows from the state alone, so a resumed run does the same.
     """
     saved = state.step
-    run.model.train()
     while True:
         if interrupts.number is None and _evaluation_due(run, state):
             _evaluate(run, state, journal, interrupts)

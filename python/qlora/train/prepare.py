@@ -36,7 +36,10 @@ Parameters = Mapping[str, Parameter]
 
 
 def prepare(settings: TrainSettings, place: Place) -> tuple[Run, TrainState, int]:
-    """Load, quantize and check everything; (run, state, bytes of metrics.jsonl to keep)."""
+    """Load, quantize and check everything; (run, state, bytes of metrics.jsonl to keep).
+
+    The model is in train mode, else dropout and recomputed activations would do nothing.
+    """
     randomness.seed_all(settings.seed)
     model, tokenizer = load_model(settings.model)
     training, validation = read_sets(settings, tokenizer, vocabulary_size(model))
@@ -77,6 +80,7 @@ def prepare(settings: TrainSettings, place: Place) -> tuple[Run, TrainState, int
         by_recipe=by_recipe,
         notices=notices,
     )
+    model.train()
     return (run, *_resume(run, place, manifest))
 
 

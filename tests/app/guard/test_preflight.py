@@ -57,7 +57,7 @@ def test_every_method_passes_and_nothing_is_changed(settings, changes):
     assert all(torch.equal(p, before[name]) for name, p in run.model.named_parameters())
     assert all(torch.equal(p, mine[name]) for name, p in run.parameters.items())
     assert not run.optimizer.state
-    assert not run.model.training
+    assert run.model.training
 
 
 def test_the_factor_at_zero_must_learn_and_the_other_may_wait(settings):

@@ -11,9 +11,9 @@ from qlora.train.state import TrainState
 from qlora.train.step import take_step
 
 
-def first_gradients(settings, **changes):
+def first_gradients(settings, dropout=0.0, **changes):
     """Gradients of the first step, unclipped, at a learning rate that does next to nothing."""
-    made = settings(dropout=0.0, max_norm=0.0, learning_rate=1e-30, **changes)
+    made = settings(dropout=dropout, max_norm=0.0, learning_rate=1e-30, **changes)
     run, state, _ = prepare(made, find_place(made))
     kept = {}
     for name, parameter in run.parameters.items():
@@ -41,6 +41,14 @@ def test_accumulation_is_one_large_batch(settings, tmp_path, packing):
     scale = max(gradient.abs().max() for gradient in expected.values())
     for name, gradient in gradients.items():
         torch.testing.assert_close(gradient, expected[name], rtol=0, atol=1e-5 * float(scale))
+
+
+def test_dropout_is_on_from_the_first_step(settings):
+    """It leaves the loss, as B is zero, and not the gradients of B."""
+    whole, expected = first_gradients(settings)
+    row, gradients = first_gradients(settings, dropout=0.3)
+    assert row.loss == whole.loss
+    assert not all(torch.equal(gradients[name], expected[name]) for name in expected)
 
 
 def test_gradients_are_clipped(settings):

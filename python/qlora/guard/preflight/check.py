@@ -134,16 +134,14 @@ def _level(run: Run) -> float:
 
 @contextmanager
 def _unchanged(run: Run) -> Iterator[None]:
-    """Train mode within; afterwards the mode, the generators and the absence of gradients again."""
-    mode, generators = run.model.training, randomness.capture()
-    run.model.train()
+    """Afterwards the generators and the absence of gradients again."""
+    generators = randomness.capture()
     try:
         yield
     finally:
         run.optimizer.zero_grad()
         for parameter in run.parameters.values():
             parameter.grad = None
-        run.model.train(mode)
         randomness.restore(generators)
 
 
