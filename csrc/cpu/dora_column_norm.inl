@@ -8,7 +8,6 @@
 // A strip of the norm: TILE_COLUMNS rows of W, which are the columns of every panel.
 struct NormStrip {
   float *weight, *b;  // panels [DEPTH] and [rank]
-  int64_t rank;
   float scaling;
   double squares[TILE_COLUMNS];
 
@@ -18,19 +17,25 @@ struct NormStrip {
 // squares[c] += sum over i of (weight[i][c] + s <a[.][i], b[.][c]>)^2 for the HEIGHT rows of a tile
 // of a^T. Never inlined, like multiply_tile.
 template <int HEIGHT>
-[[gnu::noinline]] void add_squares(const float* a, const float* weight, NormStrip& strip) {
+[[gnu::noinline]] void add_squares(const LeftTiles& a, int64_t index, const float* weight,
+                                   NormStrip& strip) {
   Floats tile[HEIGHT][2];
 #pragma GCC unroll 16
   for (int i = 0; i < HEIGHT; ++i) tile[i][0] = tile[i][1] = zeros();
-  const float* b = strip.b;
+  const float* right = strip.b;
+  const int64_t step = panel_depth(a.depth);
+  for (int64_t first = 0; first < a.depth; first += step) {
+    const float* left = a.tile(index, first);
+    const int64_t depth = std::min(step, a.depth - first);
 #pragma GCC unroll 4
-  for (int64_t r = 0; r < strip.rank; ++r, a += HEIGHT, b += TILE_COLUMNS) {
-    const Floats right0 = load(b), right1 = load(b + LANES);
+    for (int64_t r = 0; r < depth; ++r, left += HEIGHT, right += TILE_COLUMNS) {
+      const Floats right0 = load(right), right1 = load(right + LANES);
 #pragma GCC unroll 16
-    for (int i = 0; i < HEIGHT; ++i) {
-      const Floats factor = broadcast(a[i]);
-      tile[i][0] = fused_multiply_add(factor, right0, tile[i][0]);
-      tile[i][1] = fused_multiply_add(factor, right1, tile[i][1]);
+      for (int i = 0; i < HEIGHT; ++i) {
+        const Floats factor = broadcast(left[i]);
+        tile[i][0] = fused_multiply_add(factor, right0, tile[i][0]);
+        tile[i][1] = fused_multiply_add(factor, right1, tile[i][1]);
+      }
     }
   }
   const Floats scaling = broadcast(strip.scaling);
@@ -50,12 +55,12 @@ template <int HEIGHT>
 }
 
 template <int HEIGHT = TILE_ROWS>
-inline void add_squares_of_tile(int64_t height, const float* a, const float* weight,
+inline void add_squares_of_tile(const LeftTiles& a, int64_t index, const float* weight,
                                 NormStrip& strip) {
   if constexpr (HEIGHT > 1) {
-    if (height < HEIGHT) return add_squares_of_tile<HEIGHT - 1>(height, a, weight, strip);
+    if (a.height(index) < HEIGHT) return add_squares_of_tile<HEIGHT - 1>(a, index, weight, strip);
   }
-  add_squares<HEIGHT>(a, weight, strip);
+  add_squares<HEIGHT>(a, index, weight, strip);
 }
 
 // norm[column ... column + TILE_COLUMNS), from the tiles of a^T.
@@ -63,16 +68,16 @@ inline void norm_of_strip(const NormTask& task, const LeftTiles& a, int64_t colu
                           NormStrip& strip) {
   static_assert(DEPTH % TILE_ROWS == 0, "a tile meets one panel");
   const TransposedDensePanels b{{task.adapter.b}};
-  for (int64_t first = 0; first < strip.rank; first += DEPTH) {
-    b.pack(first, std::min(DEPTH, strip.rank - first), column, strip.b + first * TILE_COLUMNS);
+  for (int64_t first = 0; first < a.depth; first += DEPTH) {
+    b.pack(first, std::min(DEPTH, a.depth - first), column, strip.b + first * TILE_COLUMNS);
   }
   std::fill(strip.squares, strip.squares + TILE_COLUMNS, 0.0);
   for (int64_t first = 0; first < a.rows; first += DEPTH) {
     const int64_t depth = std::min(DEPTH, a.rows - first);
     TransposedWeightPanels{task.weight}.pack(first, depth, column, strip.weight);
     for (int64_t row = 0; row < depth; row += TILE_ROWS) {
-      const int64_t tile = (first + row) / TILE_ROWS;
-      add_squares_of_tile(a.height(tile), a.tile(tile), strip.weight + row * TILE_COLUMNS, strip);
+      const float* weight = strip.weight + row * TILE_COLUMNS;
+      add_squares_of_tile(a, (first + row) / TILE_ROWS, weight, strip);
     }
   }
   const int64_t count = std::min(TILE_COLUMNS, task.weight.n - column);
@@ -91,7 +96,7 @@ inline void dora_column_norm(const NormTask& task, int num_threads) {
   float* strips = workspace.take(threads * strip_size);
   parallel(threads, [&](const Team& team) {
     float* own = strips + team.thread * strip_size;
-    NormStrip strip{own, own + DEPTH * TILE_COLUMNS, rank, task.adapter.scaling, {}};
+    NormStrip strip{own, own + DEPTH * TILE_COLUMNS, task.adapter.scaling, {}};
     const LeftTiles tiles{a_tiles, k, rank};
     const Range ranks = team.share_of(rank, 1), columns = team.share_of(n, TILE_COLUMNS);
     for (int64_t i = ranks.first; i < ranks.last; ++i) {

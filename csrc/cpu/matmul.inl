@@ -69,7 +69,7 @@ inline void add_product(const Strip& strip, const LeftTiles& left, Range rows, c
     float* sums = strip.sums;
     for (int64_t row = rows.first; row < rows.last; row += TILE_ROWS) {
       const int64_t tile = row / TILE_ROWS, height = left.height(tile);
-      const float* cells = left.tile(tile) + left.cells(first) * height;
+      const float* cells = left.tile(tile, first);
       if (left.paired) {
         multiply<true>(height, cells, strip.panel, left.cells(depth), sums);
       } else {

@@ -3,10 +3,10 @@
 //   left tiles:   TILE_ROWS rows, depth-major:     tile[d][row]
 //   right panels: TILE_COLUMNS columns, DEPTH deep: panel[d][column]
 // The weight and A, B, x, dy serve as `right` in two directions: as they lie, or transposed.
-
 //
 // TILE_ROWS is what the registers hold, with two vectors of sums per row; a panel of DEPTH and the
-// tiles that it meets share L1.
+// tile that it meets share L1. The tiles that meet one panel lie side by side, so that what fetches
+// ahead does not begin anew at each of them.
 
 constexpr int64_t TILE_COLUMNS = 2 * LANES;
 
@@ -17,8 +17,9 @@ inline int64_t panel_depth(int64_t depth) {
   return ((depth + num_panels - 1) / num_panels + 7) / 8 * 8;
 }
 
-// The last tile has the rows that are left; tiles are packed without gaps. Where they are paired, a
-// cell tile[d][row] is two bf16 values, of depths 2 d and 2 d + 1; then the right panel is, too.
+// Tiles of every row for one panel, then for the next, without gaps; the last tile has the rows
+// that are left. Where they are paired, a cell tile[d][row] is two bf16 values, of depths 2 d and 2
+// d + 1; then the right panel is, too.
 struct LeftTiles {
   float* data;
   int64_t rows, depth;
@@ -26,8 +27,12 @@ struct LeftTiles {
 
   static int64_t size(int64_t rows, int64_t depth) { return rows * depth; }
   int64_t height(int64_t tile) const { return std::min(TILE_ROWS, rows - tile * TILE_ROWS); }
-  float* tile(int64_t index) const { return data + index * TILE_ROWS * depth; }
   int64_t cells(int64_t depths) const { return paired ? (depths + 1) / 2 : depths; }
+  // The part that meets the panel which begins at depth `first`.
+  float* tile(int64_t index, int64_t first) const {
+    const int64_t panel = std::min(panel_depth(depth), depth - first);
+    return data + cells(first) * rows + index * TILE_ROWS * cells(panel);
+  }
 };
 
 // Rows [first_row, ...) of a matrix, with dropout where asked for: element index = flat index; and
@@ -93,17 +98,17 @@ inline void pair_row(float* row, int64_t depth) {
 // Packs the tiles of rows `range` (relative to source.first_row), a multiple of TILE_ROWS on.
 inline void pack_left(const DenseRows& source, Range range, const LeftTiles& left) {
   alignas(64) float rows[TILE_ROWS][DEPTH];
+  const int64_t step = panel_depth(left.depth);
   for (int64_t row = range.first; row < range.last; row += TILE_ROWS) {
     const int64_t height = left.height(row / TILE_ROWS);
-    float* tile = left.tile(row / TILE_ROWS);
-    for (int64_t first = 0; first < left.depth; first += DEPTH) {
-      const int64_t depth = std::min(DEPTH, left.depth - first);
+    for (int64_t first = 0; first < left.depth; first += step) {
+      const int64_t depth = std::min(step, left.depth - first);
       for (int64_t i = 0; i < height; ++i) {
         source.read(row + i, first, depth, rows[i]);
         if (left.paired) pair_row(rows[i], depth);
       }
       pack_tile(height, rows[0], DEPTH, 1, {0, left.cells(depth)},
-                tile + left.cells(first) * height);
+                left.tile(row / TILE_ROWS, first));
     }
   }
 }
@@ -123,13 +128,19 @@ inline void pack_paired_tile(const float* source, int64_t height, Range depths,
 // Packs the transpose of a row-major fp32 matrix [left.depth, left.rows]: its rows `range`, from an
 // even one on.
 inline void pack_left_transposed(const float* source, Range range, const LeftTiles& left) {
-  for (int64_t row = 0; row < left.rows; row += TILE_ROWS) {
-    const int64_t height = left.height(row / TILE_ROWS);
-    float* tile = left.tile(row / TILE_ROWS);
-    if (left.paired) {
-      pack_paired_tile(source + row, height, range, left, tile);
-    } else {
-      pack_tile(height, source + row, 1, left.rows, range, tile);
+  const int64_t step = panel_depth(left.depth);
+  for (int64_t first = 0; first < left.depth; first += step) {
+    const Range depths{std::max(range.first - first, int64_t{0}),
+                       std::min({range.last - first, step, left.depth - first})};
+    for (int64_t row = 0; row < left.rows; row += TILE_ROWS) {
+      const int64_t height = left.height(row / TILE_ROWS);
+      const float* panel = source + first * left.rows + row;
+      float* tile = left.tile(row / TILE_ROWS, first);
+      if (left.paired) {
+        pack_paired_tile(panel, height, depths, left, tile);
+      } else {
+        pack_tile(height, panel, 1, left.rows, depths, tile);
+      }
     }
   }
 }

@@ -8,8 +8,13 @@ from qlora_kernels import native
 from qlora_kernels.testing.cases import LinearCase, linear_problem
 from qlora_kernels.testing.error_rule import ErrorRule
 
-# Ranks that are several groups and a rest; rows of several panels.
-CASES = (*ADAPTED, LinearCase(1, 37, 900, rank=19), LinearCase(1, 9, 57, rank=33, format="int8"))
+# Ranks that are several groups and a rest, or panels; rows of several panels.
+CASES = (
+    *ADAPTED,
+    LinearCase(1, 37, 900, rank=19),
+    LinearCase(1, 9, 57, rank=33, format="int8"),
+    LinearCase(1, 20, 64, rank=400),
+)
 
 
 def test_error_rule(isa: str):

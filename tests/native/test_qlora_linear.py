@@ -21,7 +21,8 @@ from qlora_kernels.testing.cases import (
 from qlora_kernels.testing.error_rule import ErrorRule
 
 # Beside the shared list: every height of a tile, few rows and more, both ways to pack a weight, a
-# rank of several strips, depths of several panels, several row blocks.
+# rank of several strips, depths of several panels (k, the rank, and rows that threads share
+# elsewhere), several row blocks.
 CASES = (
     *LINEAR_CASES,
     *DORA_CASES[:4],
@@ -34,6 +35,7 @@ CASES = (
     LinearCase(1600, 20, 24, rank=2, bias=True, dropout=0.1),
     LinearCase(1541, 17, 31, rank=3, bias=True, dropout=0.1, dropout_on="input"),
     LinearCase(20, 800, 16, rank=20, bias=True),
+    LinearCase(520, 48, 64, rank=400),
 )
 
 
