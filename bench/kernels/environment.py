@@ -8,19 +8,20 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 ALLOCATORS = ("default", "raised")
 RAISED_BYTES = "8000000000"  # never give back, never map apart
-_MARK = "QLORA_BENCH_STARTED"
+_MARK = "QLORA_BENCH_PROCESSORS"  # set: started again, from a process that might run on these
 _GOVERNOR = "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
 
 
 def wanted(threads: int, allocator: str) -> dict[str, str]:
     """The variables of a run."""
     found = {
-        _MARK: "1",
+        _MARK: ",".join(map(str, sorted(os.sched_getaffinity(0)))),
         "OMP_NUM_THREADS": str(threads),
         "OMP_PROC_BIND": "true",
         "OMP_PLACES": "threads",
@@ -37,6 +38,22 @@ def start_again(variables: Mapping[str, str], arguments: Sequence[str] | None = 
     words = sys.argv[1:] if arguments is None else arguments
     command = [sys.executable, "-m", "bench", *words]
     os.execve(sys.executable, command, {**os.environ, **variables})
+
+
+@contextmanager
+def unbound() -> Iterator[None]:
+    """Processes started within may run wherever this run may.
+
+    OpenMP has bound this thread to one processor, which a process that it starts would inherit: all
+    of that one's threads would share it.
+    """
+    bound, processors = os.sched_getaffinity(0), os.environ.get(_MARK)
+    if processors:
+        os.sched_setaffinity(0, set(map(int, processors.split(","))))
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, bound)
 
 
 def clocks_now(device: str) -> dict[str, object]:

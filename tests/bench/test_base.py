@@ -1,6 +1,7 @@
 """`--base REV`: both commits are measured alike, and what cannot be is told in one line."""
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from bench.kernels.base import process, tree
 from bench.kernels.base.process import Process
 from bench.kernels.base.tree import ROOT, Revision, refuse_stale, resolve, tree_of
 from bench.kernels.case import Case
+from bench.kernels.environment import _MARK, wanted
 from qlora_kernels.errors import InputError
 
 REVISION = Revision("HEAD~3", "0123456789abcdef")
@@ -44,6 +46,24 @@ def test_both_sides_are_checked_and_sampled(tmp_path: Path):
     finally:
         made.end()
     assert made.revision.peer == "base 0123456789ab"
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one processor")
+def test_a_side_has_all_processors_though_this_thread_is_bound_to_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    before = os.sched_getaffinity(0)
+    code = "import os; raise ImportError(f'on {sorted(os.sched_getaffinity(0))}')"
+    monkeypatch.setenv(_MARK, wanted(2, "default")[_MARK])
+    os.sched_setaffinity(0, {max(before)})
+    try:
+        side = process._process(library(tmp_path / "tree", code), "reference", "cpu")
+        assert os.sched_getaffinity(0) == {max(before)}
+        with pytest.raises(RuntimeError, match=re.escape(f"on {sorted(before)}")):
+            side.prepare(CASE, 1)
+        side.end()
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def test_a_library_that_does_not_load_says_why(tmp_path: Path):

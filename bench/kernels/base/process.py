@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from bench.kernels.base.tree import ROOT, Revision
 from bench.kernels.case import Case
+from bench.kernels.environment import unbound
 from bench.kernels.record import described
 
 
@@ -79,12 +80,13 @@ def _process(tree: Path, backend: str, device: str) -> Process:
     """This harness over that tree's library; without `-P` that of the working folder would win."""
     path = os.pathsep.join(map(str, (tree, ROOT, ROOT / "python")))
     errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (open as long as the process)
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "bench.kernels.base.child", str(tree), backend, device],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=errors,
-        env={**os.environ, "PYTHONPATH": path},
-        text=True,
-    )
+    with unbound():
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "bench.kernels.base.child", str(tree), backend, device],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env={**os.environ, "PYTHONPATH": path},
+            text=True,
+        )
     return Process(process, errors)
