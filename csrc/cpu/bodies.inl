@@ -1,7 +1,6 @@
 // One op per file, in the order in which they build on each other; included in a namespace per
 // instruction set, below its vectors.
 
-#include "simd.inl"
 #include "decode.inl"
 #include "state_codec.inl"
 #include "scale_search.inl"

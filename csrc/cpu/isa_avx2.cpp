@@ -23,9 +23,11 @@ namespace qlora::cpu {
 namespace avx2 {
 
 #include "simd_avx2.inl"
+#include "simd.inl"
 #include "pairs_none.inl"
 #include "code_blocks_avx2.inl"
 #include "codebook_table_avx2.inl"
+#include "word_encoder_avx2.inl"
 #include "bodies.inl"
 
 }  // namespace avx2

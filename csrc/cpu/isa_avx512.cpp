@@ -41,12 +41,14 @@ namespace qlora::cpu {
 namespace avx512 {
 
 #include "simd_avx512.inl"
+#include "simd.inl"
 #ifndef QLORA_EMULATION
 #include "code_blocks_avx2.inl"  // its registers are as wide as this needs
 #else
 #include "code_blocks_serial.inl"
 #endif
 #include "codebook_table.inl"
+#include "word_encoder_none.inl"
 
 // Called only where has_bf16, so never inlined into what runs elsewhere.
 inline bool multiplies_pairs() {

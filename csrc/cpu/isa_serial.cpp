@@ -5,9 +5,11 @@ namespace qlora::cpu {
 namespace serial {
 
 #include "simd_serial.inl"
+#include "simd.inl"
 #include "pairs_none.inl"
 #include "code_blocks_serial.inl"
 #include "codebook_table.inl"
+#include "word_encoder_none.inl"
 #include "bodies.inl"
 
 }  // namespace serial

@@ -19,15 +19,17 @@ inline uint32_t max_magnitude(const Element* values, int64_t count) {
 }
 
 inline uint32_t max_magnitude(const BFloat16* values, int64_t count) {
-  HalfWords largest = {};
+  using Halves = uint16_t __attribute__((vector_size(sizeof(Words))));
+  Halves largest = {};
   int64_t i = 0;
-  for (; i + LANES <= count; i += LANES) {
-    HalfWords found;
+  for (; i + 2 * LANES <= count; i += 2 * LANES) {
+    Halves found;
     std::memcpy(&found, values + i, sizeof found);
     found &= uint16_t{0x7fff};
     largest = found > largest ? found : largest;
   }
-  uint32_t result = largest_lane(widen(largest));
+  const Words pairs = reinterpret_cast<Words>(largest);
+  uint32_t result = largest_lane(larger(pairs & 0xffffu, pairs >> 16));
   for (; i < count; ++i) result = std::max<uint32_t>(result, values[i].bits & 0x7fffu);
   return result << 16;
 }
@@ -71,6 +73,16 @@ struct CodebookEncoder {
   RankPacker packer;
 
   explicit CodebookEncoder(const Codebook& book) : ranker(book.thresholds), packer(book.order) {}
+
+  // Of a block by its absmax. What rounding leaves beyond 1 has the rank of 1: only division, which
+  // does not multiply by a rounded inverse, need be clamped.
+  template <class Element>
+  void operator()(const Block<Element>& block, uint8_t* packed) const {
+    if (!block.is_ragged) return (*this)(block.values, block.count, block.factor, packed);
+    alignas(64) float x[MAX_BLOCK];
+    scale_block(block, x);
+    (*this)(x, block.count, 1.0f, packed);
+  }
 
   // Of values * factor, two a byte; an odd end is padded with zero's code. Works on a copy: a byte
   // that is stored could be a part of *this, and all would be read again for every vector.
@@ -118,40 +130,68 @@ inline void encode_block8(const Block<Element>& block, uint8_t* codes) {
   }
 }
 
-// Calls body(block, index of its scale) for each block in the range; returns the index of the first
-// value that is not finite (and stops there), or -1. What a block needs before its first value can
-// be coded is found for several at once: it ends with waiting.
-template <class Element, class Body>
-inline int64_t for_blocks(const BlocksTask& task, Range range, const Body& body) {
-  constexpr int64_t AT_ONCE = 1024, MOST = AT_ONCE / MIN_BLOCK;
-  const auto* input = static_cast<const Element*>(task.input);
-  const int64_t block_size = task.block_size, step = std::max(AT_ONCE, block_size);
+// Whole blocks, but for a ragged one at the end. What a block needs before its first value can be
+// coded is found for all of them at once: it ends with waiting.
+template <class Element>
+struct BlockRun {
+  static constexpr int64_t AT_ONCE = 2048, MOST = AT_ONCE / MIN_BLOCK;
+
+  const Element* values;
+  int64_t count, block_size;
   float absmax[MOST], factor[MOST];
-  for (int64_t start = range.first; start < range.last; start += step) {
-    const int64_t length = std::min(step, range.last - start);
-    const auto block_at = [&](int64_t i) {
-      const int64_t first = i * block_size, count = std::min(block_size, length - first);
-      return Block<Element>{input + start + first, count, absmax[i], factor[i], count < block_size};
-    };
-    const int64_t num_blocks = (length + block_size - 1) / block_size;
-    for (int64_t i = 0; i < num_blocks; ++i) {
-      const Block<Element> block = block_at(i);
-      absmax[i] = float_of(max_magnitude(block.values, block.count));
+
+  BlockRun(const BlocksTask& task, int64_t first, int64_t length)
+      : values(static_cast<const Element*>(task.input) + first),
+        count(length),
+        block_size(task.block_size) {
+    for (int64_t i = 0; i < num_blocks(); ++i) {
+      absmax[i] = float_of(max_magnitude(values + i * block_size, count_of(i)));
     }
-    for (int64_t i = 0; i < num_blocks; ++i) factor[i] = 1.0f / std::max(absmax[i], MIN_ABSMAX);
-    for (int64_t i = 0; i < num_blocks; ++i) {
-      Block<Element> block = block_at(i);
-      if (!std::isfinite(block.absmax)) {
-        return block.values - input + first_nonfinite(block.values, block.count);
-      }
-      if (block.is_ragged && task.codebook != nullptr) {
-        block.absmax = std::max(block.absmax, MIN_ABSMAX);
-      }
-      prefetch(block.values + step, block.count * static_cast<int64_t>(sizeof(Element)));
-      body(block, (block.values - input) / block_size);
+    for (int64_t i = 0; i < num_blocks(); ++i) factor[i] = 1.0f / std::max(absmax[i], MIN_ABSMAX);
+    const int64_t last = num_whole();
+    if (last < num_blocks() && task.codebook != nullptr) {
+      absmax[last] = std::max(absmax[last], MIN_ABSMAX);
     }
   }
+
+  int64_t num_blocks() const { return (count + block_size - 1) / block_size; }
+  int64_t num_whole() const { return count / block_size; }
+  int64_t count_of(int64_t i) const { return std::min(block_size, count - i * block_size); }
+
+  Block<Element> operator[](int64_t i) const {
+    return {values + i * block_size, count_of(i), absmax[i], factor[i], i == num_whole()};
+  }
+  // Asks for what the next run has in the place of these values.
+  void prefetch_next(int64_t first, int64_t num_values) const {
+    prefetch(values + count + first, num_values * static_cast<int64_t>(sizeof(Element)));
+  }
+};
+
+// Calls body(run, index of its first block) for all blocks in the range; returns the index of the
+// first value that is not finite (and stops there), or -1.
+template <class Element, class Body>
+inline int64_t for_runs(const BlocksTask& task, Range range, const Body& body) {
+  const int64_t step = std::max(BlockRun<Element>::AT_ONCE, task.block_size);
+  for (int64_t start = range.first; start < range.last; start += step) {
+    const BlockRun<Element> run(task, start, std::min(step, range.last - start));
+    for (int64_t i = 0; i < run.num_blocks(); ++i) {
+      if (std::isfinite(run.absmax[i])) continue;
+      return start + i * task.block_size + first_nonfinite(run[i].values, run[i].count);
+    }
+    body(run, start / task.block_size);
+  }
   return -1;
+}
+
+// The same by body(block, its index).
+template <class Element, class Body>
+inline int64_t for_blocks(const BlocksTask& task, Range range, const Body& body) {
+  return for_runs<Element>(task, range, [&](const BlockRun<Element>& run, int64_t first) {
+    for (int64_t i = 0; i < run.num_blocks(); ++i) {
+      run.prefetch_next(i * task.block_size, run.count_of(i));
+      body(run[i], first + i);
+    }
+  });
 }
 
 // The importance of values first .. first + count, which may lie in several rows; null without one.
@@ -167,22 +207,19 @@ inline const float* importance_of(const BlocksTask& task, int64_t first, int64_t
   return values;
 }
 
-// Codes of the codebook for absmax itself. What rounding leaves beyond 1 has the rank of 1, so that
-// nothing need be clamped.
+// Codes of the codebook for absmax itself.
 template <class Element>
 inline int64_t encode_by_absmax(const QuantizeTask& task, Range range) {
   const BlocksTask& blocks = task.blocks;
   const CodebookEncoder encode(*blocks.codebook);
-  alignas(64) float x[MAX_BLOCK];
-  return for_blocks<Element>(blocks, range, [&](const Block<Element>& block, int64_t index) {
-    uint8_t* codes = blocks.codes + index * blocks.block_size / 2;
-    if (block.is_ragged) {
-      scale_block(block, x);
-      encode(x, block.count, 1.0f, codes);
-    } else {
-      encode(block.values, block.count, block.factor, codes);
+  const WordEncoder encode_by_words(*blocks.codebook);
+  return for_runs<Element>(blocks, range, [&](const BlockRun<Element>& run, int64_t first) {
+    uint8_t* codes = blocks.codes + first * blocks.block_size / 2;
+    for (int64_t i = encode_by_words(run, codes, encode); i < run.num_blocks(); ++i) {
+      run.prefetch_next(i * blocks.block_size, run.count_of(i));
+      encode(run[i], codes + i * blocks.block_size / 2);
     }
-    task.scales[index] = block.absmax;
+    std::copy_n(run.absmax, run.num_blocks(), task.scales + first);
   });
 }
 

@@ -6,6 +6,7 @@ import torch
 import qlora_kernels as qk
 from native.guarded import guarded
 from qlora_kernels import native
+from qlora_kernels.formats.codebooks import encoding
 from qlora_kernels.testing.cases import FLOAT_DTYPES
 
 FORMATS = ("nf4", "fp4", "int8")
@@ -46,6 +47,23 @@ def test_codes_and_values(isa: str, format: str, block_size: int, dtype: torch.d
                 assert left is None or torch.equal(bits(left), bits(right)), f"{name} of {size}"
             for left, right in zip(values, true_values, strict=True):
                 assert torch.equal(bits(left), bits(right)), f"{left.dtype} of {size}"
+
+
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
+@pytest.mark.parametrize("format", ["nf4", "fp4"])
+def test_codes_beside_thresholds(isa: str, format: str, dtype: torch.dtype):
+    """The values next to where codes change, for scales of all sizes."""
+    thresholds = encoding(format, torch.device("cpu"))[0]
+    absmax = 10.0 ** torch.linspace(-45, 38, 333)[:, None]
+    beside = (thresholds * absmax).to(dtype)  # [scales, thresholds]
+    steps = [(bits(beside) + step).view(dtype) for step in range(-2, 3)]
+    w = torch.cat([absmax.to(dtype), *steps], dim=1).nan_to_num(posinf=0)
+    w = torch.cat([w, w.new_zeros(len(w), 128 - w.shape[1])], dim=1)
+    for rows in (w, w.clamp(-absmax, absmax).to(dtype)):
+        ours = qk.quantize(rows, format, 128, False)
+        with qk.use_backend("reference"):
+            truth = qk.quantize(rows, format, 128, False)
+        assert torch.equal(ours.codes, truth.codes)
 
 
 @pytest.mark.parametrize("format", ["nf4", "fp4", "nf4-tuned"])
