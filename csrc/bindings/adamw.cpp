@@ -27,7 +27,7 @@ struct StateMaps {
 // A Segment as kernels take it, read once for many steps: valid while the Segment lives.
 struct SegmentView {
   cpu::AdamWSegment segment{};
-  const float* step;
+  float* step;
 
   explicit SegmentView(const py::object& source) {
     const auto tensor = [&](const char* name) { return view(source.attr(name), name); };
@@ -72,16 +72,22 @@ cpu::AdamWRates rates_of(const Hyperparameters& hyper, double step) {
           rounded(-lr / (1 - std::pow(beta1, step)))};
 }
 
-// `work`: tuples (segment view, gradient, hyperparameters).
-cpu::AdamWTask task_of(const StateMaps& maps, const py::list& work, float gradient_scale) {
+const SegmentView& segment_of(py::handle item) {
+  return py::reinterpret_borrow<py::tuple>(item)[0].cast<const SegmentView&>();
+}
+
+// `work`: tuples (segment view, gradient, hyperparameters). The step is that many after those
+// counted.
+cpu::AdamWTask task_of(const StateMaps& maps, const py::list& work, float gradient_scale,
+                       float uncounted = 0) {
   cpu::AdamWTask task{{}, &maps.first, &maps.second, gradient_scale, {}};
   task.segments.reserve(work.size());
   for (const py::handle item : work) {
     const auto parts = py::reinterpret_borrow<py::tuple>(item);
-    const auto& source = parts[0].cast<const SegmentView&>();
+    const SegmentView& source = segment_of(item);
     cpu::AdamWSegment& segment = task.segments.emplace_back(source.segment);
-    segment.gradient = view(parts[1], "gradient").row(segment.size());
-    segment.rates = rates_of(parts[2].cast<Hyperparameters>(), static_cast<double>(*source.step));
+    segment.gradient = view(parts[1], "gradient").flat(segment.size());
+    segment.rates = rates_of(parts[2].cast<Hyperparameters>(), *source.step + uncounted);
   }
   return task;
 }
@@ -89,6 +95,14 @@ cpu::AdamWTask task_of(const StateMaps& maps, const py::list& work, float gradie
 void adamw_step(const StateMaps& maps, const py::list& work, float gradient_scale,
                 int num_threads) {
   const cpu::AdamWTask task = task_of(maps, work, gradient_scale);
+  without_gil([&](const auto& kernels) { kernels.adamw_step(task, checked(num_threads)); });
+}
+
+// Counts the step on each segment, once all of `work` is found right.
+void counted_adamw_step(const StateMaps& maps, const py::list& work, float gradient_scale,
+                        int num_threads) {
+  const cpu::AdamWTask task = task_of(maps, work, gradient_scale, 1);
+  for (const py::handle item : work) *segment_of(item).step += 1;
   without_gil([&](const auto& kernels) { kernels.adamw_step(task, checked(num_threads)); });
 }
 
@@ -144,6 +158,7 @@ void define_adamw(py::module_& module) {
       });
   py::class_<SegmentView>(module, "SegmentView").def(py::init<const py::object&>());
   module.def("adamw_step", adamw_step);
+  module.def("counted_adamw_step", counted_adamw_step);
   module.def("adamw_step_in_file", adamw_step_in_file);
   module.def("squared_norm", squared_norm);
 }

@@ -151,6 +151,11 @@ MatrixView TensorView::row(int64_t columns) const {
   return {data, floating(), 1, columns, columns};
 }
 
+MatrixView TensorView::flat(int64_t size) const {
+  if (this->size() != size) refuse(name, "of " + std::to_string(size) + " elements", text(shape));
+  return {data, floating(), 1, size, size};
+}
+
 OutputView TensorView::output(int64_t rows, int64_t columns) const {
   if (!has_rows(rows, columns)) expect_shape({rows, columns});
   return {data, floating(), rows, columns};

@@ -69,6 +69,7 @@ struct TensorView {
   // A floating-point [..., columns] of so many rows to read or to write, and a vector as one row.
   MatrixView matrix(int64_t rows, int64_t columns) const;
   MatrixView row(int64_t columns) const;
+  MatrixView flat(int64_t size) const;  // as a row, whatever its shape
   OutputView output(int64_t rows, int64_t columns) const;
   OutputView output_row(int64_t columns) const;
 

@@ -23,12 +23,19 @@ from qlora_kernels.optim.paged import PagedParameter, Pages, check_budget, stats
 from qlora_kernels.optim.paging import out_of_memory
 from qlora_kernels.optim.settings import Settings, check_group
 from qlora_kernels.optim.sharded import as_sharded, local, sum_over_shards
-from qlora_kernels.optim.state import check_parameters, flat_gradient, new_state, segment_of, shows
+from qlora_kernels.optim.state import (
+    check_parameters,
+    contiguous_gradient,
+    new_state,
+    places,
+    segment_of,
+)
 from qlora_kernels.optim.stored import fitted
 
 Owner = Segment | PagedParameter
 Work = list[tuple[Owner, Tensor, Hyperparameters]]
 Total = Callable[[Tensor], Tensor]
+_NO_SEGMENT: tuple[tuple[int, ...], Segment | None] = (), None
 
 
 class AdamW(Optimizer):
@@ -59,7 +66,7 @@ class AdamW(Optimizer):
         """As torch.optim.AdamW, and the fields of Settings."""
         self.settings = Settings.of(options)
         self._skipped = torch.zeros(())
-        self._segments: dict[Tensor, Segment] = {}
+        self._segments: dict[Tensor, tuple[tuple[int, ...], Segment]] = {}  # by places
         self._pages = Pages(self.settings)
         numbers = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, {**numbers, "bits": self.settings.bits})
@@ -126,7 +133,7 @@ class AdamW(Optimizer):
             parameters = (p for group in self.param_groups for p in group["params"])
             total = sum_over_shards(parameters) if guard else None
             devices = {owner.device for owner, _, _ in work}
-            if guard and total is None and len(devices) == 1 and not self.settings.paged:
+            if total is None and len(devices) == 1 and not self.settings.paged:
                 owners, gradients, hyper = zip(*work, strict=True)
                 gate = guarded_step(owners, gradients, hyper, guard)
             else:
@@ -147,13 +154,14 @@ class AdamW(Optimizer):
             lr, eps, weight_decay = (float(group[name]) for name in ("lr", "eps", "weight_decay"))
             hyper = Hyperparameters(lr, beta1, beta2, eps, weight_decay)
             for parameter in group["params"]:
-                if parameter.grad is not None:
+                gradient = parameter.grad
+                if gradient is not None:
                     owner: Owner
                     if self.settings.paged:
                         owner = self._pages[parameter]
                     else:
                         owner = self._segment(parameter, group["bits"])
-                    work.append((owner, flat_gradient(parameter), hyper))
+                    work.append((owner, contiguous_gradient(gradient), hyper))
         return work
 
     def _add_pages(self, wanted: Callable[[Tensor], bool]) -> None:
@@ -194,9 +202,11 @@ class AdamW(Optimizer):
         if not state:
             bits = self.settings.bits_of(parameter, bits)
             state.update(new_state(shard, bits, self.settings.master_weights))
-        segment = self._segments.get(parameter)
-        if segment is None or not shows(segment, shard, state):
-            segment = self._segments[parameter] = segment_of(shard, state)
+        known, segment = self._segments.get(parameter, _NO_SEGMENT)
+        here = places(shard, state)
+        if segment is None or known != here or segment.step is not state["step"]:
+            segment = segment_of(shard, state)
+            self._segments[parameter] = here, segment
         return segment
 
     def _guard(self) -> Guard | None:

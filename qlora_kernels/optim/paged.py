@@ -32,7 +32,7 @@ from qlora_kernels.optim.settings import Settings
 from qlora_kernels.optim.sharded import local
 
 State = dict[str, Tensor]
-Update = tuple[Tensor, Tensor, Hyperparameters]  # parameter, flat gradient, numbers
+Update = tuple[Tensor, Tensor, Hyperparameters]  # parameter, contiguous gradient, numbers
 
 
 @dataclass(eq=False)
@@ -138,10 +138,10 @@ class DevicePages:
         self._segments.clear()
 
 
-def _part(flat: Tensor, run: Run) -> Tensor:
-    """The run's elements; most runs are whole tensors, and a view of one takes a microsecond."""
-    whole = run.count == flat.numel()
-    return flat if whole else flat[run.start : run.start + run.count]
+def _part(tensor: Tensor, run: Run) -> Tensor:
+    """The run's elements of a contiguous tensor; most are all, and a view takes a microsecond."""
+    whole = run.count == tensor.numel()
+    return tensor if whole else tensor.view(-1)[run.start : run.start + run.count]
 
 
 class Pages:

@@ -51,21 +51,14 @@ def segment_of(parameter: Tensor, state: State) -> Segment:
     return Segment(parameter.detach().view(-1), **flat)
 
 
-def shows(segment: Segment, parameter: Tensor, state: State) -> bool:
-    """Whether a segment made earlier still views this parameter and its state."""
-    return (
-        segment.parameter.data_ptr() == parameter.data_ptr()
-        and segment.step is state["step"]
-        and segment.exp_avg.data_ptr() == state["exp_avg"].data_ptr()
-        and segment.exp_avg_sq.data_ptr() == state["exp_avg_sq"].data_ptr()
-    )
+def places(parameter: Tensor, state: State) -> tuple[int, ...]:
+    """Where a parameter and its states lie: a segment views them as long as these are the same."""
+    return parameter.data_ptr(), state["exp_avg"].data_ptr(), state["exp_avg_sq"].data_ptr()
 
 
-def flat_gradient(parameter: Tensor) -> Tensor:
-    """A parameter's gradient [n], contiguous; refuses one that is not dense."""
-    gradient = parameter.grad
-    assert gradient is not None
+def contiguous_gradient(gradient: Tensor) -> Tensor:
+    """A gradient, or what this process holds of it, contiguous; refuses one that is not dense."""
     if gradient.layout != torch.strided:
         layout = str(gradient.layout).removeprefix("torch.")
         raise InputError(f"AdamW: a gradient should be dense, was {layout}")
-    return local(gradient).reshape(-1)
+    return local(gradient).contiguous()

@@ -10,7 +10,14 @@ from torch import nn
 import qlora_kernels as qk
 from qlora_kernels.formats.blockwise8 import BLOCK, decode, encode, zero_code
 from qlora_kernels.formats.codebooks import dynamic_map
-from qlora_kernels.ops.adamw import Gate, Hyperparameters, Segment, adamw_step, gradient_gate
+from qlora_kernels.ops.adamw import (
+    Gate,
+    Hyperparameters,
+    Segment,
+    adamw_step,
+    gradient_gate,
+    guarded_step,
+)
 
 CPU = torch.device("cpu")
 HYPER = Hyperparameters(1e-3, 0.9, 0.999, 1e-8, 0.01)
@@ -36,6 +43,20 @@ def test_encoding_is_the_nearest_by_brute_force(signed: bool):
     distances = (scaled[:, None] - dynamic_map(CPU, signed).double()).abs()
     assert torch.equal(codes.long(), distances.argmin(dim=1))  # the first of equals
     assert absmax[0] == absmax[1] == 0 and not decode(codes, absmax, signed)[: 2 * BLOCK].any()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_step_without_a_guard_counts_and_takes_gradients_of_any_shape(backend: str):
+    p, g = torch.randn(2, 300)
+    (ours, theirs) = (Segment(p.clone(), *torch.zeros(2, 300), torch.zeros(())) for _ in range(2))
+    with qk.use_backend(backend):
+        gate = guarded_step([ours], [g.view(3, 100)], [HYPER], None)
+        theirs.step.fill_(1)
+        adamw_step([theirs], [g], [HYPER], Gate.open(CPU))
+    assert gate.skip == 0 and ours.step == 1
+    assert torch.equal(ours.parameter, theirs.parameter) and torch.equal(
+        ours.exp_avg, theirs.exp_avg
+    )
 
 
 @functools.cache
@@ -122,7 +143,7 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(qk.InputError, match="master should be None for a float32 parameter"):
         Segment(p, m, v, step, master=torch.zeros(300))
     segment, gate = Segment(p, m, v, step), Gate.open(CPU)
-    with pytest.raises(qk.InputError, match=r"gradient should be \[300\], was \[299\]"):
+    with pytest.raises(qk.InputError, match=r"gradient should have 300 elements, was \[299\]"):
         adamw_step([segment], [torch.zeros(299)], [HYPER], gate)
     with pytest.raises(qk.InputError, match="gradient should be float32 or bfloat16 or float16"):
         adamw_step([segment], [torch.zeros(300).double()], [HYPER], gate)

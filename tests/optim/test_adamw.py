@@ -297,3 +297,14 @@ def test_a_state_that_is_replaced_is_the_one_that_is_updated(name: str):
     state[name] = torch.zeros_like(once)
     optimizer.step()
     torch.testing.assert_close(state[name], once)
+
+
+@pytest.mark.parametrize("paged", [False, True])
+def test_a_strided_gradient_is_taken_in_the_parameters_order(paged: bool):
+    gradient = torch.randn(60, 100)
+    ours, theirs = (nn.Parameter(torch.ones(60, 100)) for _ in range(2))
+    ours.grad, theirs.grad = gradient.t().contiguous().t(), gradient
+    assert not ours.grad.is_contiguous()
+    for parameter in (ours, theirs):
+        qk.optim.AdamW([parameter], bits=8, paged=paged).step()
+    assert torch.equal(ours, theirs)

@@ -91,11 +91,11 @@ def _launch(
     stream: int,
 ) -> None:
     device = segments[0].device
-    blocks = [num_blocks(segment.parameter.numel()) for segment in segments]
+    blocks = [num_blocks(segment.size) for segment in segments]
     starts = accumulate(blocks, initial=0)
     work = zip(segments, gradients, starts, strict=False)  # the last start is the end of all
     rows = [
-        (*addresses(segment, gradient), segment.parameter.numel(), start, _types(segment, gradient))
+        (*addresses(segment, gradient), segment.size, start, _types(segment, gradient))
         for segment, gradient, start in work
     ]
     tables = (

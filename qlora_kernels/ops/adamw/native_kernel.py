@@ -34,11 +34,17 @@ def adamw_step(
     gate: Gate,
 ) -> None:
     """The formula of op.py, in one pass over all segments."""
-    if gate.skip != 0:
-        return
-    work = list(zip(map(_view, segments), gradients, hyper, strict=True))
-    threads = torch.get_num_threads()
-    native.cpu().adamw_step(native.state_maps(), work, gate.scale.item(), threads)
+    _step("adamw_step", segments, gradients, hyper, gate)
+
+
+def counted_step(
+    segments: Sequence[Segment],
+    gradients: Sequence[torch.Tensor],
+    hyper: Sequence[Hyperparameters],
+    gate: Gate,
+) -> None:
+    """The same, one more on every segment's step before."""
+    _step("counted_adamw_step", segments, gradients, hyper, gate)
 
 
 def adamw_step_in_file(
@@ -57,6 +63,20 @@ def adamw_step_in_file(
         native.state_maps(), work, gate.scale.item(), file, threads
     )
     return waits
+
+
+def _step(
+    name: str,
+    segments: Sequence[Segment],
+    gradients: Sequence[torch.Tensor],
+    hyper: Sequence[Hyperparameters],
+    gate: Gate,
+) -> None:
+    if gate.skip != 0:
+        return
+    work = list(zip(map(_view, segments), gradients, hyper, strict=True))
+    kernel = getattr(native.cpu(), name)
+    kernel(native.state_maps(), work, gate.scale.item(), torch.get_num_threads())
 
 
 def _view(segment: Segment) -> Any:

@@ -48,8 +48,9 @@ def adamw_step(
 ) -> None:
     """Update parameters and states in place (formula at the top of this file).
 
-    gradients: [n] for each segment, contiguous, float32, bfloat16 or float16, on its device. hyper:
-    one for each segment. Everything is on one device. Where gate.skip is not 0 nothing changes.
+    gradients: n elements in any shape for each segment, contiguous, float32, bfloat16 or float16,
+    on its device. hyper: one for each segment. Everything is on one device. Where gate.skip is not
+    0 nothing changes.
 
     Raises InputError for lists, shapes or dtypes that do not fit.
     """
@@ -91,12 +92,14 @@ def guarded_step(
     segments: Sequence[Segment],
     gradients: Sequence[torch.Tensor],
     hyper: Sequence[Hyperparameters],
-    guard: Guard,
+    guard: Guard | None,
 ) -> Gate:
     """`gradient_gate`, one more on every segment's step unless it says skip, and `adamw_step`.
 
-    In one launch where the backend has one for it. Segments have at least one element between them
-    and each a step of its own: the number of steps taken before this one. Returns the gate.
+    Without a guard the gate is open. In one launch or pass where the backend has one for it:
+    `guarded_step` for all of it, `counted_step` for the last two. Segments have at least one
+    element between them and each a step of its own: the number of steps taken before this one.
+    Returns the gate.
 
     Raises InputError as adamw_step does, and for no segments.
     """
@@ -104,12 +107,15 @@ def guarded_step(
     if not _check(op, segments, gradients, hyper):
         raise InputError(f"{op}: segments should be at least one, were none")
     kernel = STEP.choose(segments, gradients)
-    if hasattr(kernel, "guarded_step"):
+    if guard is not None and hasattr(kernel, "guarded_step"):
         gate: Gate = kernel.guarded_step(segments, gradients, hyper, guard)
         return gate
-    gate = gradient_gate(gradients, *guard)
-    count_steps([segment.step for segment in segments], gate)
-    kernel.adamw_step(segments, gradients, hyper, gate)
+    gate = Gate.open(segments[0].device) if guard is None else gradient_gate(gradients, *guard)
+    if hasattr(kernel, "counted_step"):
+        kernel.counted_step(segments, gradients, hyper, gate)
+    else:
+        count_steps([segment.step for segment in segments], gate)
+        kernel.adamw_step(segments, gradients, hyper, gate)
     return gate
 
 
@@ -133,9 +139,9 @@ def _check(
         return False
     device = segments[0].device
     for segment, gradient in zip(segments, gradients, strict=True):
-        if gradient.shape != segment.parameter.shape:
+        if gradient.numel() != segment.size:
             was = list(gradient.shape)
-            raise InputError(f"{op}: gradient should be {list(segment.parameter.shape)}, was {was}")
+            raise InputError(f"{op}: gradient should have {segment.size} elements, was {was}")
         if gradient.dtype not in PARAMETER_DTYPES:
             check_dtype(op, "gradient", gradient, PARAMETER_DTYPES)
         if gradient.device != device or segment.device != device:

@@ -32,7 +32,7 @@ def adamw_step(
     if gate.skip != 0:
         return
     for segment, gradient, h in zip(segments, gradients, hyper, strict=True):
-        _update(segment, gradient.float() * gate.scale, h)
+        _update(segment, gradient.view(-1).float() * gate.scale, h)
 
 
 def _update(segment: Segment, g: torch.Tensor, h: Hyperparameters) -> None:

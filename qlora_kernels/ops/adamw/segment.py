@@ -1,6 +1,7 @@
 """What a step works on, as values: segments of parameters, their settings, and the gate."""
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -21,7 +22,7 @@ class Hyperparameters(NamedTuple):
     weight_decay: float
 
 
-@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+@dataclass(frozen=True, eq=False)
 class Segment:
     """Consecutive elements of one parameter and their states, all flat and contiguous.
 
@@ -45,7 +46,7 @@ class Segment:
 
     def __post_init__(self) -> None:
         op = "adamw segment"
-        size, blocks = self.parameter.numel(), num_blocks(self.parameter.numel())
+        size, blocks = self.size, num_blocks(self.size)
         check_shapes(
             op,
             {"n": size, "blocks": blocks},
@@ -64,26 +65,29 @@ class Segment:
             raise InputError(f"{op}: the states should both have an absmax or neither, one had")
         if self.master is not None and self.parameter.dtype == torch.float32:
             raise InputError(f"{op}: master should be None for a float32 parameter, was a tensor")
-        for field in fields(self):
-            tensor = getattr(self, field.name)
+        for name in (field.name for field in fields(self)):
+            tensor = getattr(self, name)
             if tensor is None:
                 continue
-            if field.name in ("step", "master", "exp_avg_absmax", "exp_avg_sq_absmax"):
-                check_dtype(op, field.name, tensor, [torch.float32])
-            if tensor.device != self.parameter.device:
-                raise InputError(
-                    f"{op}: {field.name} should be on {self.parameter.device}, "
-                    f"was on {tensor.device}"
-                )
+            if name in ("step", "master", "exp_avg_absmax", "exp_avg_sq_absmax"):
+                check_dtype(op, name, tensor, [torch.float32])
+            if tensor.device != self.device:
+                raise InputError(f"{op}: {name} should be on {self.device}, was on {tensor.device}")
             if not tensor.is_contiguous():
-                raise InputError(f"{op}: {field.name} should be contiguous, was strided")
+                raise InputError(f"{op}: {name} should be contiguous, was strided")
 
     @property
     def is_quantized(self) -> bool:
         """Whether the states are 8-bit codes."""
         return self.exp_avg_absmax is not None
 
-    @property
+    # Each step asks for these, and by then a tensor's own answer is in no cache of the processor.
+    @cached_property
+    def size(self) -> int:
+        """n."""
+        return self.parameter.numel()
+
+    @cached_property
     def device(self) -> torch.device:
         """Where all of it lies."""
         return self.parameter.device

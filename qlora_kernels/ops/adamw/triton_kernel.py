@@ -61,7 +61,7 @@ def _step(
 
     device = segments[0].device
     rows = [addresses(s, g) for s, g in zip(segments, gradients, strict=True)]
-    sizes = tuple(segment.parameter.numel() for segment in segments)
+    sizes = tuple(segment.size for segment in segments)
     work = chunk_table(sizes, device)
     launch(
         adamw_kernel,
