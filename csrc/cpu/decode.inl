@@ -1,6 +1,29 @@
 // Codes to values: codebook[code] * absmax, or int8 * (absmax / 127), one rounding each, and one
 // more to a narrower type.
 
+// Stores TOGETHER values of a block.
+template <class Table, class Element>
+struct ScaledVectors {
+  const Table& table;
+  float scale;
+
+  void operator()(const uint8_t* codes, Element* target) const {
+    Floats values[4];
+    table(codes, values);
+    for (int i = 0; i < 4; ++i) store(target + i * LANES, values[i] * broadcast(scale));
+  }
+};
+
+// The same, where a table knows a shorter way for the element type.
+template <class Element, class Table>
+inline auto scaled(const Table& table, float scale) {
+  if constexpr (requires { table.template scaled<Element>(scale); }) {
+    return table.template scaled<Element>(scale);
+  } else {
+    return ScaledVectors<Table, Element>{table, scale};
+  }
+}
+
 // LANES or TOGETHER consecutive unscaled values, from registers that hold the codebook. Codes must
 // start a byte.
 struct NibbleDecoder {
@@ -12,6 +35,7 @@ struct NibbleDecoder {
       : table(weight.codebook->values), vectors(weight.codebook->values) {}
   Floats operator()(const uint8_t* codes) const { return table[consecutive_nibbles(codes)]; }
   void operator()(const uint8_t* codes, Floats (&values)[4]) const { vectors(codes, values); }
+  const CodebookTable& together() const { return vectors; }
 };
 
 struct Int8Decoder {
@@ -24,6 +48,7 @@ struct Int8Decoder {
   void operator()(const uint8_t* codes, Floats (&values)[4]) const {
     for (int i = 0; i < 4; ++i) values[i] = (*this)(codes + i * VECTOR_BYTES);
   }
+  const Int8Decoder& together() const { return *this; }
 };
 
 // Calls body with the decoder of the weight's format.
@@ -58,12 +83,11 @@ inline void decode_run(const WeightView& weight, const Decoder& decoder, int64_t
   const int64_t last = first + count;
   if (first % 2 != 0 && first < last) *target++ = one(first++);
   const uint8_t* codes = codes_at<Decoder>(weight, first);
-  for (; first + TOGETHER <= last; first += TOGETHER, codes += 4 * Decoder::VECTOR_BYTES) {
-    Floats values[4];
-    decoder(codes, values);
-    for (const Floats& value : values) {
-      store(target, value * broadcast(scale));
-      target += LANES;
+  if (first + TOGETHER <= last) {
+    const auto store_together = scaled<Element>(decoder.together(), scale);
+    for (; first + TOGETHER <= last; first += TOGETHER, codes += 4 * Decoder::VECTOR_BYTES) {
+      store_together(codes, target);
+      target += TOGETHER;
     }
   }
   for (; first + LANES <= last; first += LANES, target += LANES, codes += Decoder::VECTOR_BYTES) {

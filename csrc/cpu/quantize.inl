@@ -74,8 +74,8 @@ struct CodebookEncoder {
 
   explicit CodebookEncoder(const Codebook& book) : ranker(book.thresholds), packer(book.order) {}
 
-  // Of a block by its absmax. What rounding leaves beyond 1 has the rank of 1: only division, which
-  // does not multiply by a rounded inverse, need be clamped.
+  // Of a block by its absmax. What rounding leaves beyond 1 has the rank of 1, so that nothing need
+  // be clamped.
   template <class Element>
   void operator()(const Block<Element>& block, uint8_t* packed) const {
     if (!block.is_ragged) return (*this)(block.values, block.count, block.factor, packed);
@@ -85,9 +85,11 @@ struct CodebookEncoder {
   }
 
   // Of values * factor, two a byte; an odd end is padded with zero's code. Works on a copy: a byte
-  // that is stored could be a part of *this, and all would be read again for every vector.
+  // that is stored could be a part of *this, and all would be read again for every vector. Not
+  // inlined into the loop over words, which would leave registers to what it seldom calls.
   template <class Element>
-  void operator()(const Element* values, int64_t count, float factor, uint8_t* packed) const {
+  [[gnu::noinline]] void operator()(const Element* values, int64_t count, float factor,
+                                    uint8_t* packed) const {
     const CodebookEncoder copy = *this;
     int64_t i = 0;
     for (; i + TOGETHER <= count; i += TOGETHER) copy.encode(values + i, factor, packed + i / 2);
@@ -138,7 +140,7 @@ struct BlockRun {
 
   const Element* values;
   int64_t count, block_size;
-  float absmax[MOST], factor[MOST];
+  float absmax[MOST]{}, factor[MOST]{};
 
   BlockRun(const BlocksTask& task, int64_t first, int64_t length)
       : values(static_cast<const Element*>(task.input) + first),
