@@ -58,7 +58,10 @@ struct WordsOf<BFloat16> {
 class WordEncoder {
  public:
   explicit WordEncoder(const Codebook& book) {
-    while (!are_apart(book.thresholds)) units -= 1.0f;
+    while (!suit(book.thresholds)) {
+      if (--units < LEAST_UNITS) return;
+    }
+    is_able = true;
     int8_t below[NUM_CODES] = {}, upper[NUM_CODES], lower[NUM_CODES];
     int among[NUM_CODES] = {};
     for (int i = 0; i < NUM_CODES; ++i) {
@@ -87,7 +90,7 @@ class WordEncoder {
     for (int64_t i = 0; i < count; i += TOGETHER) {
       const float factor = run.factor[i >> shift], scaled = factor * copy.units;
       const WordsOf words(run.values + i, broadcast(scaled));
-      if (!copy.encode(words, packed + i / 2) || scaled > MOST_UNITS) [[unlikely]] {
+      if (!copy.encode(words, packed + i / 2) || scaled > MOST_SCALED) [[unlikely]] {
         by_floats(run.values + i, TOGETHER, factor, packed + i / 2);
       }
       run.prefetch_next(i, TOGETHER);
@@ -96,25 +99,27 @@ class WordEncoder {
   }
 
  private:
-  static constexpr float MOST_UNITS = 0x1p120f;  // infinity is far
+  // Upper bytes and one more are bytes; with half as many units nothing else would suit either.
+  static constexpr float MOST_UNITS = 32000, LEAST_UNITS = 16000;
+  static constexpr float MOST_SCALED = 0x1p120f;  // infinity is far
 
   struct Tables {
     __m256i below, upper, lower, code;
   };
-  Tables tables;
-  float units = 32000.0f;  // upper bytes and one more are bytes
-  bool is_able = true;
+  Tables tables{};
+  float units = MOST_UNITS;
+  bool is_able = false;
 
   template <class Byte>
   static __m256i in_both_halves(const Byte (&bytes)[NUM_CODES]) {
     return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
   }
 
-  // Whether no threshold is so near the middle of two words that rounding decides which has it.
-  bool are_apart(const float (&thresholds)[NUM_CODES - 1]) const {
+  // Whether thresholds are words, and none so near the middle of two that rounding decides which.
+  bool suit(const float (&thresholds)[NUM_CODES - 1]) const {
     return std::all_of(thresholds, thresholds + NUM_CODES - 1, [&](float threshold) {
       const float word = threshold * units;
-      return std::abs(word - std::nearbyint(word)) < 0.45f;
+      return std::abs(word) <= MOST_UNITS && std::abs(word - std::nearbyint(word)) < 0.45f;
     });
   }
 
