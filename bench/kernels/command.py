@@ -185,7 +185,7 @@ def _cases(arguments: argparse.Namespace) -> Iterable[Case]:
                         m,
                         dtype,
                         direction,
-                        rank=arguments.rank,
+                        rank=0 if op in ops.WITHOUT_ADAPTER else arguments.rank,
                         format=arguments.format or ops.DEFAULT_FORMATS.get(op, "nf4"),
                     )
 

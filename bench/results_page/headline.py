@@ -135,9 +135,8 @@ def _kind(record: Mapping[str, Any]) -> str:
     settings = record["settings"]
     where = ", weights out of cache" * bool(settings.get("cold_mb"))
     where += ", raised allocator" * (settings.get("allocator") == "raised")
-    return (
-        f"`{record['op']}`{trains}, {case['format']}, {case['dtype']}, {record['backend']}{where}"
-    )
+    words = [f"`{record['op']}`{trains}", case["format"], case["dtype"], record["backend"]]
+    return ", ".join(word for word in words if word) + where
 
 
 def _range(ratios: list[float]) -> str:

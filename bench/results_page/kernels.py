@@ -37,7 +37,8 @@ def _options(record: Mapping[str, Any]) -> str:
     ]
     words += ["--m", str(case["m"])] if case["m"] else []
     words += ["--dtype", case["dtype"], "--direction", case["direction"]]
-    words += ["--format", case["format"], "--allocator", settings["allocator"]]
+    words += ["--format", case["format"]] if case["format"] else []
+    words += ["--allocator", settings["allocator"]]
     return " ".join(words)
 
 

@@ -13,7 +13,8 @@ OPS = (
     "adamw8bit",
 )
 WITHOUT_ROWS = ("quantize", "dequantize", "dora_column_norm", "adamw8bit")  # they have no x
-DEFAULT_FORMATS = {"adamw8bit": "8bit"}  # of states; else that of a base weight
+WITHOUT_ADAPTER = ("quantize", "dequantize", "linear_cross_entropy", "adamw8bit")
+DEFAULT_FORMATS = {"adamw8bit": "8bit", "linear_cross_entropy": ""}  # of states, none; else of W
 
 # What is timed where an option says nothing.
 DEFAULTS = {"shapes": "4096x4096", "m": "1,8,128", "dtype": "bf16", "direction": "forward"}
