@@ -24,8 +24,8 @@ inline auto scaled(const Table& table, float scale) {
   }
 }
 
-// LANES or TOGETHER consecutive unscaled values, from registers that hold the codebook. Codes must
-// start a byte.
+// LANES consecutive unscaled values, from registers that hold the codebook, or what looks up
+// TOGETHER of them. Codes must start a byte.
 struct NibbleDecoder {
   static constexpr int VECTOR_BYTES = LANES / 2;
   Table16 table;
@@ -34,7 +34,6 @@ struct NibbleDecoder {
   explicit NibbleDecoder(const WeightView& weight)
       : table(weight.codebook->values), vectors(weight.codebook->values) {}
   Floats operator()(const uint8_t* codes) const { return table[consecutive_nibbles(codes)]; }
-  void operator()(const uint8_t* codes, Floats (&values)[4]) const { vectors(codes, values); }
   const CodebookTable& together() const { return vectors; }
 };
 

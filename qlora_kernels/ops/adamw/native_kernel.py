@@ -55,14 +55,8 @@ def adamw_step_in_file(
     file: InFile,
 ) -> int:
     """The same; each thread copies the states that it updates, so that they are in its caches."""
-    if gate.skip != 0:
-        return 0
-    work = list(zip(map(_view, segments), gradients, hyper, strict=True))
-    threads = torch.get_num_threads()
-    waits: int = native.cpu().adamw_step_in_file(
-        native.state_maps(), work, gate.scale.item(), file, threads
-    )
-    return waits
+    waits: int | None = _step("adamw_step_in_file", segments, gradients, hyper, gate, file)
+    return waits or 0
 
 
 def _step(
@@ -71,12 +65,14 @@ def _step(
     gradients: Sequence[torch.Tensor],
     hyper: Sequence[Hyperparameters],
     gate: Gate,
-) -> None:
+    *more: object,
+) -> Any:
+    """What the kernel of that name returns; None where the gate says skip."""
     if gate.skip != 0:
-        return
+        return None
     work = list(zip(map(_view, segments), gradients, hyper, strict=True))
     kernel = getattr(native.cpu(), name)
-    kernel(native.state_maps(), work, gate.scale.item(), torch.get_num_threads())
+    return kernel(native.state_maps(), work, gate.scale.item(), *more, torch.get_num_threads())
 
 
 def _view(segment: Segment) -> Any:
