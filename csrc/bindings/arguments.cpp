@@ -15,13 +15,9 @@ int64_t ceil_divide(int64_t value, int64_t divisor) {
 }  // namespace
 
 Tables::Tables(const std::optional<std::vector<float>>& codebook_values,
-               const std::vector<float>& map_values, const std::vector<float>& scale_ratios)
-    : ratios(scale_ratios) {
-  if (map_values.size() != dynamic_map.size()) {
-    throw std::invalid_argument("Tables: dynamic_map should have 256 values, had " +
-                                std::to_string(map_values.size()));
-  }
-  std::copy(map_values.begin(), map_values.end(), dynamic_map.begin());
+               const std::array<float, NUM_CODES8>& dynamic_map,
+               const std::vector<float>& scale_ratios)
+    : scales(dynamic_map.data()), ratios(scale_ratios) {
   if (!codebook_values) return;
   if (codebook_values->size() != NUM_CODES) {
     throw std::invalid_argument("Tables: codebook should have 16 values, had " +
@@ -54,7 +50,7 @@ Weight::Weight(const py::object& q, const py::object& format_tables)
   view_.block_shift = block_shift_of(q.attr("block_size").cast<int64_t>());
   view_.codebook = format.codebook_or_null();
   view_.rounded = &format.rounded;
-  dynamic_map_ = format.dynamic_map.data();
+  dynamic_map_ = format.scales.map;
   current();
 }
 

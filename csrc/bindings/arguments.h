@@ -7,21 +7,22 @@
 #include <optional>
 #include <vector>
 
+#include "../common/state_codec.h"
 #include "../common/views.h"
 #include "tensor_view.h"
 
 namespace qlora::bindings {
 
-// What a format's codes mean: sixteen values, or none for int8; the dynamic map of 8-bit scales;
-// and the multiples of absmax among which a scale is searched, or none.
+// What a format's codes mean: sixteen values, or none for int8; what 8-bit scales mean; and the
+// multiples of absmax among which a scale is searched, or none.
 struct Tables {
   std::optional<Codebook> codebook;
   RoundedCodebook rounded{};
-  std::array<float, NUM_CODES8> dynamic_map;
+  StateCodec<true> scales;
   std::vector<float> ratios;
 
   Tables(const std::optional<std::vector<float>>& codebook_values,
-         const std::vector<float>& map_values, const std::vector<float>& scale_ratios);
+         const std::array<float, NUM_CODES8>& dynamic_map, const std::vector<float>& scale_ratios);
 
   const Codebook* codebook_or_null() const { return codebook ? &*codebook : nullptr; }
 };

@@ -54,7 +54,7 @@ void quantize_nested(const py::tuple& weight, int64_t block_size, const Tables& 
   const TensorView nested_absmax = view(nested[1], "nested_absmax");
   const cpu::NestedTask task{blocks_task(weight, block_size, tables, codes),
                              scale_codes.as<uint8_t>(), nested_absmax.as<float>(),
-                             tables.dynamic_map.data(), nested[2].cast<float>()};
+                             tables.scales.map, nested[2].cast<float>()};
   if (!tables.codebook) throw std::invalid_argument("tables: should have a codebook, had none");
   const int64_t count = num_blocks(task.blocks);
   scale_codes.expect_shape({count});
@@ -70,7 +70,7 @@ void quantize_scales(py::handle absmax, float offset, const Tables& tables, py::
   code_bytes.expect_shape({size});
   nested.expect_shape({(size + NESTED_BLOCK - 1) / NESTED_BLOCK});
   const cpu::ScalesTask task{
-      scales.as<float>(), size, offset, tables.dynamic_map.data(), code_bytes.as<uint8_t>(),
+      scales.as<float>(), size, offset, &tables.scales, code_bytes.as<uint8_t>(),
       nested.as<float>()};
   without_gil([&](const auto& kernels) { kernels.quantize_scales(task, checked(num_threads)); });
 }
@@ -204,8 +204,8 @@ PYBIND11_MODULE(_cpu, module) {
   using namespace qlora::bindings;
   module.doc() = "Native CPU kernels; qlora_kernels.native loads them.";
   py::class_<Tables>(module, "Tables")
-      .def(py::init<const std::optional<std::vector<float>>&, const std::vector<float>&,
-                    const std::vector<float>&>(),
+      .def(py::init<const std::optional<std::vector<float>>&,
+                    const std::array<float, qlora::NUM_CODES8>&, const std::vector<float>&>(),
            py::arg("codebook"), py::arg("dynamic_map"), py::arg("ratios") = std::vector<float>());
   py::class_<Weight>(module, "Weight")
       .def(py::init<const py::object&, const py::object&>(), py::arg("q"), py::arg("tables"));

@@ -38,7 +38,7 @@ struct ScalesTask {
   const float* absmax;
   int64_t size;
   float offset;
-  const float* map;
+  const StateCodec<true>* codec;
   uint8_t* codes;
   float* nested_absmax;
 };

@@ -2,7 +2,6 @@
 // to a nested block; and the codes of a weight whose scales were searched, for those that are kept.
 
 inline void quantize_scales(const ScalesTask& task, int num_threads) {
-  const StateCodec<true> codec(task.map);
   parallel(threads_for(task.size, num_threads), [&](const Team& team) {
     const Range range = team.share_of(task.size, NESTED_BLOCK);
     for (int64_t first = range.first; first < range.last; first += NESTED_BLOCK) {
@@ -12,7 +11,7 @@ inline void quantize_scales(const ScalesTask& task, int num_threads) {
       const float nested = float_of(max_magnitude(centred, count));
       const float divisor = nested > 0.0f ? nested : 1.0f;
       for (int64_t i = 0; i < count; ++i) centred[i] /= divisor;
-      encode_map(codec, centred, count, 1.0f, task.codes + first);
+      encode_map(*task.codec, centred, count, 1.0f, task.codes + first);
       task.nested_absmax[first / NESTED_BLOCK] = nested;
     }
   });

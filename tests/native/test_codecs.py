@@ -6,7 +6,7 @@ import torch
 import qlora_kernels as qk
 from native.guarded import guarded
 from qlora_kernels import native
-from qlora_kernels.formats.codebooks import encoding
+from qlora_kernels.formats.codebooks import dynamic_map, encoding
 from qlora_kernels.testing.cases import FLOAT_DTYPES
 
 FORMATS = ("nf4", "fp4", "int8")
@@ -84,7 +84,7 @@ def test_any_codebook_of_sixteen_values(isa: str):
     book = torch.randn(16, generator=torch.Generator().manual_seed(3)).clamp(-1, 1)
     book[5] = book[11]
     kernels = native.cpu()
-    tables = kernels.Tables(book.tolist(), torch.linspace(-1, 1, 256).tolist())
+    tables = kernels.Tables(book.tolist(), dynamic_map(torch.device("cpu")).tolist())
     w = torch.rand(640, generator=torch.Generator().manual_seed(4)) * 2 - 1
     codes, absmax = torch.empty(320, 1, dtype=torch.uint8), torch.empty(10)
     assert kernels.quantize((w, None), 64, tables, codes, absmax, 1) == -1
