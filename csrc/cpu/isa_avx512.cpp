@@ -15,14 +15,23 @@ bool has_avx512() {
 }
 
 #ifdef QLORA_EMULATION  // tests/native/emulation stands for the instructions
-bool emulates_bf16 = true;
+bool emulates_extensions = true;
 
 bool has_bf16() {
-  return emulates_bf16;
+  return emulates_extensions;
+}
+bool has_vbmi() {
+  return emulates_extensions;
 }
 #else
 bool has_bf16() {
   static const bool found = __builtin_cpu_supports("avx512bf16");
+  return found;
+}
+// Both came with Ice Lake and with Zen 4.
+bool has_vbmi() {
+  static const bool found =
+      __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni");
   return found;
 }
 #endif

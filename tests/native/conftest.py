@@ -10,14 +10,14 @@ from native import emulated
 from qlora_kernels import native
 
 ISAS = native.cpu().available_isas()
-EMULATED = ("avx512 emulated", "avx512 without bf16 emulated")
+EMULATED = ("avx512 emulated", "avx512 without extensions emulated")
 ISAS_AND_EMULATED = [*ISAS, *(EMULATED[1:] if "avx512" in ISAS else EMULATED)]
 
 
 def use(isa: str) -> None:
     """Run this instruction set's kernels from here on."""
     if isa in EMULATED:
-        native.cpu().use_kernels(emulated.kernels(with_bf16=isa == EMULATED[0]))
+        native.cpu().use_kernels(emulated.kernels(with_extensions=isa == EMULATED[0]))
     else:
         native.cpu().use_isa(isa)
 

@@ -19,14 +19,14 @@ if os.environ.get("QLORA_SANITIZE"):
     FLAGS += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g1"]
 
 
-def kernels(with_bf16: bool = True) -> int:
+def kernels(with_extensions: bool = True) -> int:
     """The address of the emulated kernels; `use_kernels` of the native module takes it.
 
-    with_bf16: whether the machine that they think they run on multiplies pairs of bf16 values.
+    with_extensions: whether the machine that they think they run on has BF16, VBMI and VNNI.
     """
     address_of = _library().emulated_kernels
     address_of.argtypes, address_of.restype = [ctypes.c_bool], ctypes.c_void_p
-    return int(address_of(with_bf16))
+    return int(address_of(with_extensions))
 
 
 @cache
