@@ -24,7 +24,6 @@ Tables::Tables(const std::optional<std::vector<float>>& codebook_values,
                                 std::to_string(codebook_values->size()));
   }
   codebook = Codebook::of(codebook_values->data());
-  rounded = RoundedCodebook::of(codebook_values->data());
 }
 
 int block_shift_of(int64_t block_size) {
@@ -49,7 +48,6 @@ Weight::Weight(const py::object& q, const py::object& format_tables)
   for (size_t i = 0; i + 1 < shape.size(); ++i) view_.n *= shape[i];
   view_.block_shift = block_shift_of(q.attr("block_size").cast<int64_t>());
   view_.codebook = format.codebook_or_null();
-  view_.rounded = &format.rounded;
   dynamic_map_ = format.scales.map;
   current();
 }

@@ -17,7 +17,6 @@ namespace qlora::bindings {
 // multiples of absmax among which a scale is searched, or none.
 struct Tables {
   std::optional<Codebook> codebook;
-  RoundedCodebook rounded{};
   StateCodec<true> scales;
   std::vector<float> ratios;
 

@@ -6,7 +6,6 @@
 #include "blockwise8.h"
 #include "element.h"
 #include "nf4.h"
-#include "rounded_codebook.h"
 #include "philox.h"
 
 namespace qlora {
@@ -41,8 +40,7 @@ struct ScalesView {
 // A quantized weight [n, k]; blocks run over the flattened elements and may straddle rows.
 struct WeightView {
   const uint8_t* codes = nullptr;
-  const Codebook* codebook = nullptr;        // null: the codes are int8
-  const RoundedCodebook* rounded = nullptr;  // the same for bf16 arithmetic
+  const Codebook* codebook = nullptr;  // null: the codes are int8
   ScalesView scales;
   int64_t n = 0, k = 0;
   int block_shift = 0;  // block size = 2^block_shift

@@ -10,13 +10,13 @@ constexpr int64_t BLOCK_CODES = 64;
 // Of 16-bit values as whole numbers: the eight products that one lane of 32 bits sums fit into it.
 constexpr float LARGEST_WORD = 16383.0f;
 
-// A block of some rows of x: the values of each row follow those of the one before, and each has a
-// scale.
+// The blocks that are multiplied together, of some rows of x: the values of each row follow those
+// of the one before, and each block has a scale.
 template <class Value>
-struct RowsOfBlock {
+struct RowsOfBlocks {
   const Value* values;
   const float* scales;
-  int64_t scale_stride;
+  int64_t scale_stride;  // from row to row
 };
 
 }  // namespace qlora::cpu

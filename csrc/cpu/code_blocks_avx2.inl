@@ -3,6 +3,7 @@
 // lie too: `place` says where.
 
 constexpr bool WALKS_BLOCKS = true;
+constexpr int64_t BLOCKS_TOGETHER = 1;
 
 using BlockSum = float __attribute__((vector_size(32)));
 
@@ -74,11 +75,11 @@ struct WordBlocks {
   explicit WordBlocks(const int16_t (&words)[NUM_CODES])
       : low(byte_table(words, 0)), high(byte_table(words, 1)) {}
 
-  static constexpr int64_t place(int64_t i) { return place_in_block(i, 8); }
+  static constexpr int64_t place(int64_t, int64_t i) { return place_in_block(i, 8); }
 
   // sums[row] += scale of the row * <its values, codes>
-  template <int ROWS>
-  void add(const uint8_t* codes, const RowsOfBlock<int16_t>& x, BlockSum (&sums)[ROWS]) const {
+  template <bool, int ROWS>
+  void add(const uint8_t* codes, const RowsOfBlocks<int16_t>& x, BlockSum (&sums)[ROWS]) const {
     const Nibbles nibbles(codes);
     __m256i values[4];
 #pragma GCC unroll 2
@@ -109,10 +110,10 @@ struct FloatBlocks {
 
   explicit FloatBlocks(const float (&values)[NUM_CODES]) : floats(values) {}
 
-  static constexpr int64_t place(int64_t i) { return place_in_block(i, 4); }
+  static constexpr int64_t place(int64_t, int64_t i) { return place_in_block(i, 4); }
 
-  template <int ROWS>
-  void add(const uint8_t* codes, const RowsOfBlock<float>& x, BlockSum (&sums)[ROWS]) const {
+  template <bool, int ROWS>
+  void add(const uint8_t* codes, const RowsOfBlocks<float>& x, BlockSum (&sums)[ROWS]) const {
     const Nibbles nibbles(codes);
     const __m256 scale = _mm256_set1_ps(x.scales[0]);
     __m256 dots[ROWS];

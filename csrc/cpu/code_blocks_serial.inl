@@ -1,10 +1,7 @@
 // Blocks of BLOCK_CODES codes times rows of x, value by value, where there are no byte shuffles.
 
-#ifdef QLORA_EMULATION
-constexpr bool WALKS_BLOCKS = true;  // they stand for the shuffles
-#else
 constexpr bool WALKS_BLOCKS = false;  // rows of values are faster
-#endif
+constexpr int64_t BLOCKS_TOGETHER = 1;
 
 using BlockSum = float;
 
@@ -22,10 +19,10 @@ struct ValueBlocks {
     std::copy(source, source + NUM_CODES, values);
   }
 
-  static constexpr int64_t place(int64_t i) { return i; }
+  static constexpr int64_t place(int64_t, int64_t i) { return i; }
 
-  template <int ROWS>
-  void add(const uint8_t* codes, const RowsOfBlock<Element>& x, BlockSum (&sums)[ROWS]) const {
+  template <bool, int ROWS>
+  void add(const uint8_t* codes, const RowsOfBlocks<Element>& x, BlockSum (&sums)[ROWS]) const {
     Sum dots[ROWS] = {};
     for (int64_t i = 0; i < BLOCK_CODES; ++i) {
       const Sum value = values[nibble_at(codes, i)];

@@ -1,4 +1,5 @@
-// A few rows of x and a block of codes at a time, by byte shuffles.
+// A few rows of x and BLOCKS_TOGETHER blocks of codes at a time, by shuffles or permutations. Where
+// a row of W has an odd number of blocks and two are taken together, zeros stand beside the last.
 
 // Rows of x that share a decoding: the sums of more would not stay in registers.
 constexpr int64_t ROWS_TOGETHER = 4;
@@ -23,23 +24,31 @@ struct FewRows {
 
   // Vectors may read beyond the last scale.
   static int64_t scales_stride(int64_t k) { return k / BLOCK_CODES + LANES; }
-  static int64_t size(int64_t num_rows, int64_t k) { return num_rows * (2 * k + scales_stride(k)); }
+  static int64_t placed(int64_t k) {
+    constexpr int64_t TOGETHER_CODES = BLOCKS_TOGETHER * BLOCK_CODES;
+    return (k + TOGETHER_CODES - 1) / TOGETHER_CODES * TOGETHER_CODES;
+  }
+  static int64_t size(int64_t num_rows, int64_t k) {
+    return num_rows * (k + placed(k) + scales_stride(k));
+  }
   FewRows(const MatrixView& x, int64_t count, float* memory)
       : num_rows(count),
         k(x.columns),
         type(x.type),
         rows(memory),
         places(rows + count * k),
-        scales(places + count * k) {}
+        scales(places + count * placed(k)) {}
 
   bool is_placed() const { return WALKS_BLOCKS && k % BLOCK_CODES == 0; }
   bool wants_words() const { return type != ElementType::float32; }
   int64_t num_blocks() const { return k / BLOCK_CODES; }
   int64_t scales_stride() const { return scales_stride(k); }
-  // Where a block of a row is placed: [group, block, row of the group, BLOCK_CODES].
+  // Where a block of a row is placed, with those that it is multiplied with: [group, blocks, row of
+  // the group, BLOCKS_TOGETHER * BLOCK_CODES].
   int64_t place_of(int64_t row, int64_t block) const {
-    const int64_t group = row / ROWS_TOGETHER * ROWS_TOGETHER;
-    return group * k + (block * height(group) + row - group) * BLOCK_CODES;
+    const int64_t group = row / ROWS_TOGETHER * ROWS_TOGETHER, first = block / BLOCKS_TOGETHER;
+    return group * placed(k) +
+           (first * height(group) + row - group) * BLOCKS_TOGETHER * BLOCK_CODES;
   }
   int64_t height(int64_t group) const { return std::min(ROWS_TOGETHER, num_rows - group); }
   // Once all blocks are placed: whether words stand for each of them.
@@ -58,22 +67,28 @@ struct FewRows {
       source.read(row, depths.first, depths.size(), rows + row * k + depths.first);
       if (!is_placed()) continue;
       for (int64_t depth = depths.first; depth < depths.last; depth += BLOCK_CODES) {
-        place(row, depth);
+        place(row, depth / BLOCK_CODES, rows + row * k + depth);
+      }
+      if (depths.last == k && num_blocks() % BLOCKS_TOGETHER != 0) {
+        static const float zeros[BLOCK_CODES] = {};
+        place(row, num_blocks(), zeros);
       }
     }
   }
 
  private:
-  void place(int64_t row, int64_t depth) const {
-    const float* source = rows + row * k + depth;
-    const int64_t block = depth / BLOCK_CODES, target = place_of(row, block);
+  void place(int64_t row, int64_t block, const float* source) const {
+    const int64_t target = place_of(row, block), number = block % BLOCKS_TOGETHER;
     if (wants_words()) {
+      auto* words = reinterpret_cast<int16_t*>(places) + target;
       scales[row * scales_stride() + block] =
-          place_words(source, least_fine_word(type), reinterpret_cast<int16_t*>(places) + target);
+          place_words(source, least_fine_word(type), number, words);
       return;
     }
 #pragma GCC unroll 64
-    for (int64_t i = 0; i < BLOCK_CODES; ++i) places[target + FloatBlocks::place(i)] = source[i];
+    for (int64_t i = 0; i < BLOCK_CODES; ++i) {
+      places[target + FloatBlocks::place(number, i)] = source[i];
+    }
   }
 };
 
@@ -94,6 +109,7 @@ template <int ROWS, class Blocks>
   constexpr bool HAS_WORDS = sizeof(Value) < sizeof(float);
   constexpr int64_t STRIDE = DEPTH + LANES;
   const int64_t first = strip.blocks.first, count = strip.blocks.size();
+  const int64_t num_whole = count - count % BLOCKS_TOGETHER;
   const float* const own = x.scales + row * x.scales_stride() + first;
   const auto* const values = reinterpret_cast<const Value*>(x.places) + x.place_of(row, first);
   const BlockScales block_scales(strip.weight);
@@ -113,15 +129,26 @@ template <int ROWS, class Blocks>
         store(scales[j] + i, of_weight * load(own + j * x.scales_stride() + i));
       }
     });
+    if (num_whole < count) {
+      for (auto& of_row : scales) of_row[count] = 0.0f;  // of the zeros beside the last block
+    }
     const uint8_t* codes = strip.weight.codes + block * (BLOCK_CODES / 2);
-    RowsOfBlock<Value> rows{values, scales[0], HAS_WORDS ? STRIDE : 0};
+    RowsOfBlocks<Value> rows{values, scales[0], HAS_WORDS ? STRIDE : 0};
     BlockSum totals[ROWS] = {};
-    for (int64_t i = 0; i < count; ++i, codes += BLOCK_CODES / 2) {
+    int64_t i = 0;
+    for (; i < num_whole; codes += BLOCKS_TOGETHER * BLOCK_CODES / 2) {
       __builtin_prefetch(codes + CODES_AHEAD);
+      if (next != nullptr) {
+        for (int64_t j = 0; j < BLOCKS_TOGETHER; ++j) found[i + j] = map[next[i + j]];
+      }
+      blocks.template add<true>(codes, rows, totals);
+      rows.values += ROWS * BLOCKS_TOGETHER * BLOCK_CODES;
+      rows.scales += BLOCKS_TOGETHER;
+      i += BLOCKS_TOGETHER;
+    }
+    if (i < count) {
       if (next != nullptr) found[i] = map[next[i]];
-      blocks.template add<ROWS>(codes, rows, totals);
-      rows.values += ROWS * BLOCK_CODES;
-      ++rows.scales;
+      blocks.template add<false>(codes, rows, totals);
     }
 #pragma GCC unroll 4
     for (int i = 0; i < ROWS; ++i) sums[i * TILE_COLUMNS + c] += factor * total(totals[i]);
@@ -151,7 +178,7 @@ inline void add_block_dots_of_strip(const WeightView& weight, const Blocks& bloc
   const int64_t most = std::min(DEPTH, PLACES_IN_L1 / (x.height(0) * BLOCK_BYTES));
   const int64_t num_parts = (num_blocks + most - 1) / most;
   for (int64_t part = 0; part < num_parts; ++part) {
-    const Range range{num_blocks * part / num_parts, num_blocks * (part + 1) / num_parts};
+    const Range range = part_of(num_blocks, BLOCKS_TOGETHER, part, num_parts);
     for (int64_t row = 0; row < x.num_rows; row += ROWS_TOGETHER) {
       add_block_dots_of_group<ROWS_TOGETHER>(blocks, factor, {weight, columns, range}, x, row,
                                              strip.sums + row * TILE_COLUMNS);

@@ -51,11 +51,7 @@ namespace avx512 {
 
 #include "simd_avx512.inl"
 #include "simd.inl"
-#ifndef QLORA_EMULATION
-#include "code_blocks_avx2.inl"  // its registers are as wide as this needs
-#else
-#include "code_blocks_serial.inl"
-#endif
+#include "code_blocks_avx512.inl"
 #include "codebook_table.inl"
 #include "word_encoder_none.inl"
 

@@ -17,6 +17,5 @@
 #include "../common/views.h"
 #include "code_blocks.h"
 #include "kernels.h"
-#include "paired_rows.h"
 #include "parallel.h"
 #include "workspace.h"

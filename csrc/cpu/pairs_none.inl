@@ -6,5 +6,3 @@ constexpr bool multiplies_pairs() {
 inline void pair_rows(float*, int64_t) {}
 template <int HEIGHT>
 inline void multiply_paired_tile(const float*, const float*, int64_t, float*) {}
-template <int ROWS>
-inline void add_paired_dots(const PairedRows&, const float*, float*) {}

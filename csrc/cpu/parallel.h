@@ -14,16 +14,20 @@ struct Range {
   int64_t size() const { return last - first; }
 };
 
+// Part `index` of [0, length) in `count` parts: as even as multiples of `grain` allow.
+inline Range part_of(int64_t length, int64_t grain, int64_t index, int64_t count) {
+  const int64_t grains = (length + grain - 1) / grain;
+  const int64_t first = grains * index / count * grain;
+  const int64_t last = grains * (index + 1) / count * grain;
+  return {std::min(first, length), std::min(last, length)};
+}
+
 // One thread of a team.
 struct Team {
   int thread, size;
 
-  // Its part of [0, length): as even as multiples of `grain` allow.
   Range share_of(int64_t length, int64_t grain) const {
-    const int64_t grains = (length + grain - 1) / grain;
-    const int64_t first = grains * thread / size * grain;
-    const int64_t last = grains * (thread + 1) / size * grain;
-    return {std::min(first, length), std::min(last, length)};
+    return part_of(length, grain, thread, size);
   }
 
   // Waits for the others.

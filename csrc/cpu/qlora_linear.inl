@@ -97,13 +97,13 @@ struct LayerH {
 // The matrices that the threads share during a row block.
 struct ForwardScratch {
   float *x, *dropped;
-  float* few;  // where there are few rows: of FewRows, or all their cells
+  float* few;  // where there are few rows
   std::vector<LayerH> h;
 };
 
-// Few rows that are not paired are not packed, and their h is not either: the threads share ranks.
+// Few rows are not packed, and their h is not either: the threads share ranks.
 inline bool is_few(const ForwardTask& task, const RowBlock& block) {
-  return takes_few_rows(task.x.columns, block.num_rows) && !block.paired &&
+  return takes_few_rows(task.x.columns, block.num_rows) &&
          std::all_of(task.layers.begin(), task.layers.end(), [](const ForwardLayer& layer) {
            return layer.adapter.dropout_on == DropoutOn::nothing;
          });
@@ -126,9 +126,6 @@ inline void forward_rows(const ForwardTask& task, const RowBlock& block,
   const int64_t k = task.x.columns;
   const DenseRows source = block.of(task.x);
   pack_left(source, block.own_rows, block.tiles(scratch.x, k));
-  if (takes_few_rows(k, block.num_rows) && block.paired) {
-    pack_few_rows(source, block.own_rows.size(), scratch.few);
-  }
   for (size_t i = 0; i < task.layers.size(); ++i) {
     const AdapterView& adapter = task.layers[i].adapter;
     if (adapter.rank == 0) continue;
@@ -158,23 +155,13 @@ inline void scale_strip(const Strip& strip, int64_t num_rows, const float* scale
   }
 }
 
-// Whether few rows are multiplied in pairs: with whole strips of a codebook's codes.
-inline bool takes_paired_rows(const WeightView& weight, const RowBlock& block, int64_t column) {
-  return block.paired && takes_few_rows(weight.k, block.num_rows) && weight.codebook != nullptr &&
-         column + TILE_COLUMNS <= weight.n;
-}
-
 // The products of one layer that make a strip, for packed rows and for few.
 struct PackedProducts {
   LeftTiles x, h;
-  const float* cells;
 
   void add(const ForwardLayer& layer, const RowBlock& block, int64_t column) const {
     const TransposedDensePanels b{{layer.adapter.b}};
     if (layer.adapter.rank > 0) add_product(block.strip, h, block.all_rows(), b, column);
-    if (takes_paired_rows(layer.weight, block, column)) {
-      return add_paired_dots_of_strip(layer.weight, block.num_rows, column, cells, block.strip);
-    }
     const TransposedWeightPanels weight{layer.weight};
     add_product(block.strip, x, block.all_rows(), weight, column);
   }
@@ -229,7 +216,7 @@ inline void forward_block(const ForwardTask& task, const RowBlock& block, const 
     } else {
       const LeftTiles x = block.tiles(scratch.x, task.x.columns);
       const LeftTiles h = block.tiles(scratch.h[i].tiles, layer.adapter.rank);
-      forward_columns(layer, block, PackedProducts{x, h, scratch.few}, columns);
+      forward_columns(layer, block, PackedProducts{x, h}, columns);
     }
   }
   team.wait();

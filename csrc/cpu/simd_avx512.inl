@@ -173,15 +173,6 @@ inline Words gather_words(const uint8_t* const* sources, int64_t offset) {
   return words;
 }
 
-// Sixteen rows at one distance; from four of them the others are an address away. No lambda: one
-// written for more instructions than gather_words has would be called, not inlined.
-struct EvenRows {
-  const uint8_t* quarters[4];
-  int64_t row_bytes;
-
-  const uint8_t* operator()(int row) const { return quarters[row / 4] + row % 4 * row_bytes; }
-};
-
 // Lane i of words[w] holds word w of the sixteen bytes at source_of(i).
 template <class SourceOf>
 inline void gather_words(const SourceOf& source_of, Words (&words)[4]) {

@@ -32,11 +32,12 @@ inline float least_fine_word(ElementType type) {
 
 constexpr float NO_WORDS = -1.0f;
 
-// A block as words in the places where WordBlocks reads them. Returns its scale, or NO_WORDS where
+// A block as words in the places where WordBlocks reads them, of as many as it multiplies together
+// the one with this number. Returns its scale, or NO_WORDS where
 // words cannot stand for it: its largest value leaves sums of words out of the range of floats, or
 // half of it is so much smaller that its words are below `fine`. What the largest adds to y may be
 // nothing, if it meets weights near zero.
-inline float place_words(const float* block, float fine, int16_t* words) {
+inline float place_words(const float* block, float fine, int64_t number, int16_t* words) {
   constexpr float SMALLEST = 1e-20f, LARGEST = 1e20f;  // not NaN or infinity either
   constexpr float TO_WHOLE = 0x1.8p23f;  // a sum with it has whole numbers in its lowest bits
   const float largest = float_of(largest_magnitude(block));
@@ -54,7 +55,7 @@ inline float place_words(const float* block, float fine, int16_t* words) {
   if (-2 * std::accumulate(lanes, lanes + LANES, 0) > BLOCK_CODES) return NO_WORDS;
 #pragma GCC unroll 64
   for (int64_t i = 0; i < BLOCK_CODES; ++i) {
-    words[WordBlocks::place(i)] = static_cast<int16_t>(rounded[i] & 0xffffu);
+    words[WordBlocks::place(number, i)] = static_cast<int16_t>(rounded[i] & 0xffffu);
   }
   return largest / LARGEST_WORD;
 }

@@ -59,6 +59,14 @@ inline __m512 _mm512_set1_ps(float value) {
 inline __m512 _mm512_setzero_ps() {
   return _mm512_set1_ps(0.0f);
 }
+inline __m512i _mm512_loadu_si512(const void* source) {
+  __m512i vector;
+  std::memcpy(&vector, source, sizeof vector);
+  return vector;
+}
+inline __m512i _mm512_set1_epi64(long long value) {
+  return emulation::integers<uint64_t>([&](int) { return static_cast<uint64_t>(value); });
+}
 inline __m512i _mm512_set1_epi32(int value) {
   return emulation::integers([&](int) { return static_cast<uint32_t>(value); });
 }
@@ -139,6 +147,17 @@ inline __m512i _mm512_mul_epu32(__m512i a, __m512i b) {
   const emulation::Longs x(a), y(b);
   return emulation::integers<uint64_t>(
       [&](int i) { return (x[i] & 0xffffffffu) * (y[i] & 0xffffffffu); });
+}
+inline __m512i _mm512_add_epi32(__m512i a, __m512i b) {
+  const emulation::Words x(a), y(b);
+  return emulation::integers([&](int i) { return x[i] + y[i]; });
+}
+inline __m512i _mm512_madd_epi16(__m512i a, __m512i b) {
+  const emulation::Lanes<int16_t> x(a), y(b);
+  return emulation::integers([&](int i) {
+    const int64_t sum = int64_t{x[2 * i]} * y[2 * i] + int64_t{x[2 * i + 1]} * y[2 * i + 1];
+    return static_cast<uint32_t>(sum);
+  });
 }
 inline __m512i _mm512_subs_epu16(__m512i a, __m512i b) {
   const emulation::Halves x(a), y(b);

@@ -1,0 +1,102 @@
+// Blocks of BLOCK_CODES codes times rows of x, two blocks at a time: a permutation of words or of
+// floats looks up a whole register of codes. Words of eight codes of the two blocks lie in turns,
+// so that both their scales are one load, repeated.
+
+constexpr bool WALKS_BLOCKS = true;
+constexpr int64_t BLOCKS_TOGETHER = 2;
+
+using BlockSum = Floats;
+
+inline float total(BlockSum sum) {
+  return sum_of_lanes(sum);
+}
+
+// The codes of two blocks, or of one where only that may be read, a word of each in turns.
+template <bool IS_WHOLE>
+inline __m512i codes_in_turns(const uint8_t* codes) {
+  const __m512i turns = _mm512_setr_epi32(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15);
+  __m512i words;
+  if constexpr (IS_WHOLE) {
+    words = _mm512_loadu_si512(codes);
+  } else {
+    words = _mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes)));
+  }
+  return _mm512_permutexvar_epi32(turns, words);
+}
+
+// Two scales in turns.
+inline Floats scales_in_turns(const float* scales) {
+  uint64_t both;
+  std::memcpy(&both, scales, sizeof both);
+  return reinterpret_cast<Floats>(_mm512_set1_epi64(static_cast<int64_t>(both)));
+}
+
+// Sums of products of 16-bit whole numbers, exact in each block.
+struct WordBlocks {
+  using Value = int16_t;
+  __m512i words;  // the sixteen twice: five bits of an index count
+
+  explicit WordBlocks(const int16_t (&values)[NUM_CODES])
+      : words(
+            _mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(values)))) {}
+
+  // A shift by 4 s leaves nibble s of each half of a word as an index; the high nibble of a byte
+  // comes first.
+  static constexpr int64_t place(int64_t block, int64_t i) {
+    const int64_t word = i / 8, half = i / 4 % 2, s = i % 4 ^ 1;
+    return s * (2 * LANES) + (2 * word + block) * 2 + half;
+  }
+
+  // sums[row] += scales of the row * <its values, codes>
+  template <bool IS_WHOLE, int ROWS>
+  void add(const uint8_t* codes, const RowsOfBlocks<int16_t>& x, BlockSum (&sums)[ROWS]) const {
+    const __m512i indices = codes_in_turns<IS_WHOLE>(codes);
+    __m512i values[4];
+#pragma GCC unroll 4
+    for (unsigned s = 0; s < 4; ++s) {
+      values[s] = _mm512_permutexvar_epi16(_mm512_srli_epi16(indices, 4 * s), words);
+    }
+#pragma GCC unroll 4
+    for (int row = 0; row < ROWS; ++row) {
+      const auto product = [&](int s) {
+        const int16_t* factors = x.values + row * BLOCKS_TOGETHER * BLOCK_CODES + s * 2 * LANES;
+        return _mm512_madd_epi16(values[s], _mm512_loadu_si512(factors));
+      };
+      const __m512i sum = _mm512_add_epi32(_mm512_add_epi32(product(0), product(1)),
+                                           _mm512_add_epi32(product(2), product(3)));
+      const Floats scales = scales_in_turns(x.scales + row * x.scale_stride);
+      sums[row] = fused_multiply_add(_mm512_cvtepi32_ps(sum), scales, sums[row]);
+    }
+  }
+};
+
+// The same in fp32.
+struct FloatBlocks {
+  using Value = float;
+  Table16 table;
+
+  explicit FloatBlocks(const float (&values)[NUM_CODES]) : table(values) {}
+
+  static constexpr int64_t place(int64_t block, int64_t i) {
+    return (i % 8 ^ 1) * LANES + 2 * (i / 8) + block;
+  }
+
+  template <bool IS_WHOLE, int ROWS>
+  void add(const uint8_t* codes, const RowsOfBlocks<float>& x, BlockSum (&sums)[ROWS]) const {
+    const auto indices = reinterpret_cast<Words>(codes_in_turns<IS_WHOLE>(codes));
+    const Floats scales = scales_in_turns(x.scales);
+    Floats dots[ROWS];
+#pragma GCC unroll 8
+    for (unsigned s = 0; s < 8; ++s) {
+      const Floats values = table[indices >> 4 * s];
+#pragma GCC unroll 4
+      for (int row = 0; row < ROWS; ++row) {
+        const Floats factors = load(x.values + row * BLOCKS_TOGETHER * BLOCK_CODES + s * LANES);
+        dots[row] = s == 0 ? values * factors : fused_multiply_add(values, factors, dots[row]);
+      }
+    }
+#pragma GCC unroll 4
+    for (int row = 0; row < ROWS; ++row)
+      sums[row] = fused_multiply_add(dots[row], scales, sums[row]);
+  }
+};
