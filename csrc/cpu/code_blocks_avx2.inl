@@ -103,6 +103,11 @@ struct WordBlocks {
   }
 };
 
+template <class Body>
+inline void with_word_blocks(const int16_t (&words)[NUM_CODES], const Body& body) {
+  body(WordBlocks(words));
+}
+
 // The same in fp32.
 struct FloatBlocks {
   using Value = float;

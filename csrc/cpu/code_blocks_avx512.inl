@@ -31,12 +31,25 @@ inline Floats scales_in_turns(const float* scales) {
   return reinterpret_cast<Floats>(_mm512_set1_epi64(static_cast<int64_t>(both)));
 }
 
+// sum + the products of both halves of each lane.
+template <bool HAS_VNNI>
+inline __m512i add_products(__m512i sum, __m512i a, __m512i b) {
+#ifndef QLORA_EMULATION
+  if constexpr (HAS_VNNI) {  // by name: an intrinsic's function is not inlined into this target
+    asm("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(a), "vm"(b));
+    return sum;
+  }
+#endif
+  return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b));
+}
+
 // Sums of products of 16-bit whole numbers, exact in each block.
-struct WordBlocks {
+template <bool HAS_VNNI>
+struct WordBlocksOn {
   using Value = int16_t;
   __m512i words;  // the sixteen twice: five bits of an index count
 
-  explicit WordBlocks(const int16_t (&values)[NUM_CODES])
+  explicit WordBlocksOn(const int16_t (&values)[NUM_CODES])
       : words(
             _mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(values)))) {}
 
@@ -58,17 +71,26 @@ struct WordBlocks {
     }
 #pragma GCC unroll 4
     for (int row = 0; row < ROWS; ++row) {
-      const auto product = [&](int s) {
-        const int16_t* factors = x.values + row * BLOCKS_TOGETHER * BLOCK_CODES + s * 2 * LANES;
-        return _mm512_madd_epi16(values[s], _mm512_loadu_si512(factors));
-      };
-      const __m512i sum = _mm512_add_epi32(_mm512_add_epi32(product(0), product(1)),
-                                           _mm512_add_epi32(product(2), product(3)));
+      const int16_t* factors = x.values + row * BLOCKS_TOGETHER * BLOCK_CODES;
+      __m512i sum = _mm512_setzero_si512();
+#pragma GCC unroll 4
+      for (int s = 0; s < 4; ++s, factors += 2 * LANES) {
+        sum = add_products<HAS_VNNI>(sum, values[s], _mm512_loadu_si512(factors));
+      }
       const Floats scales = scales_in_turns(x.scales + row * x.scale_stride);
       sums[row] = fused_multiply_add(_mm512_cvtepi32_ps(sum), scales, sums[row]);
     }
   }
 };
+
+using WordBlocks = WordBlocksOn<false>;
+
+// Calls body with the blocks that this machine multiplies best.
+template <class Body>
+inline void with_word_blocks(const int16_t (&words)[NUM_CODES], const Body& body) {
+  if (has_vbmi()) return body(WordBlocksOn<true>(words));
+  body(WordBlocksOn<false>(words));
+}
 
 // The same in fp32.
 struct FloatBlocks {

@@ -36,3 +36,8 @@ struct ValueBlocks {
 
 using WordBlocks = ValueBlocks<int16_t, int64_t>;
 using FloatBlocks = ValueBlocks<float, float>;
+
+template <class Body>
+inline void with_word_blocks(const int16_t (&words)[NUM_CODES], const Body& body) {
+  body(WordBlocks(words));
+}

@@ -199,7 +199,9 @@ class FewRowsTimesWeight {
       return add_dots_of_strip<FEW_ROWS>(weight_, x_.num_rows, column, x_.rows, strip.sums);
     }
     if (has_words_) {
-      return add_block_dots_of_strip(weight_, WordBlocks(words_), step_, x_, column, strip);
+      return with_word_blocks(words_, [&](const auto& blocks) {
+        add_block_dots_of_strip(weight_, blocks, step_, x_, column, strip);
+      });
     }
     const FloatBlocks blocks(weight_.codebook->values);
     add_block_dots_of_strip(weight_, blocks, 1.0f, x_, column, strip);

@@ -64,6 +64,9 @@ inline __m512i _mm512_loadu_si512(const void* source) {
   std::memcpy(&vector, source, sizeof vector);
   return vector;
 }
+inline __m512i _mm512_setzero_si512() {
+  return __m512i{};
+}
 inline __m512i _mm512_set1_epi64(long long value) {
   return emulation::integers<uint64_t>([&](int) { return static_cast<uint64_t>(value); });
 }
