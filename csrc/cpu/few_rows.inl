@@ -8,13 +8,14 @@ inline bool takes_few_rows(int64_t k, int64_t num_rows) {
   return num_rows <= FEW_ROWS && k % TILE_COLUMNS == 0;
 }
 
-// sums[i * TILE_COLUMNS] += <x[i], W[n]>, x [ROWS, k]
+// sums[i * TILE_COLUMNS] += <x[i], W[n]>, x [ROWS, k]. Each block is summed by itself, so that one
+// large product rounds away no more than what shares its block.
 template <int ROWS, class Decoder>
 inline void add_dots(const WeightView& weight, const Decoder& decoder, int64_t n, const float* x,
                      float* sums) {
   constexpr int CHAINS = ROWS <= 4 ? 2 : 1;  // One chain of few rows would wait for its latency.
-  Floats dots[ROWS][CHAINS];
-  for (auto& row : dots) std::fill(row, row + CHAINS, zeros());
+  Floats totals[ROWS];
+  std::fill(totals, totals + ROWS, zeros());
   const int64_t start = n * weight.k;
   const uint8_t* codes = codes_at<Decoder>(weight, start);
   const float* const x_end = x + weight.k;
@@ -22,6 +23,8 @@ inline void add_dots(const WeightView& weight, const Decoder& decoder, int64_t n
     const int64_t run = run_in_block(weight, first, x_end - x);
     const Floats scale = broadcast(weight.scale_at(first));
     first += run;
+    Floats dots[ROWS][CHAINS];
+    for (auto& row : dots) std::fill(row, row + CHAINS, zeros());
     for (const float* run_end = x + run; x < run_end; x += TILE_COLUMNS) {
 #pragma GCC unroll 2
       for (int half = 0; half < 2; ++half, codes += Decoder::VECTOR_BYTES) {
@@ -33,12 +36,12 @@ inline void add_dots(const WeightView& weight, const Decoder& decoder, int64_t n
         }
       }
     }
+#pragma GCC unroll 8
+    for (int i = 0; i < ROWS; ++i) {
+      for (int chain = 0; chain < CHAINS; ++chain) totals[i] += dots[i][chain];
+    }
   }
-  for (int i = 0; i < ROWS; ++i) {
-    Floats dot = dots[i][0];
-    if (CHAINS == 2) dot += dots[i][CHAINS - 1];
-    sums[i * TILE_COLUMNS] += sum_of_lanes(dot);
-  }
+  for (int i = 0; i < ROWS; ++i) sums[i * TILE_COLUMNS] += sum_of_lanes(totals[i]);
 }
 
 // sums[i][c] += <x[i], W[column + c]> for num_rows <= ROWS rows of x and the columns of a strip.
