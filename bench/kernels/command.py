@@ -27,6 +27,7 @@ from bench.kernels.shapes import shapes
 from bench.kernels.table import table
 from qlora.provenance import provenance
 from qlora.spelling import did_you_mean
+from qlora_kernels import native
 from qlora_kernels.errors import InputError
 
 HELP = """\
@@ -131,6 +132,8 @@ def _session(arguments: argparse.Namespace, against: dict[str, Any]) -> Session:
     if device == "cpu":
         torch.set_num_threads(arguments.threads)
         settings |= {"threads": arguments.threads, "allocator": arguments.allocator}
+        if arguments.backend == "cpu":
+            settings["isa"] = native.cpu().isa()
     elif arguments.once_over < inf or arguments.slowest_call < inf:
         raise InputError("bench: --once-over and --slowest-call should be for a CPU's peers")
     short = arguments.minutes or arguments.runs > 1

@@ -14,7 +14,8 @@ from bench.kernels.runs import summed
 from qlora_kernels.errors import InputError
 
 Key = tuple[str, str]
-CONDITIONS = ("device", "threads", "allocator", "cold_mb", "base")  # what else decides a time
+# What else decides a time.
+CONDITIONS = ("device", "threads", "allocator", "isa", "cold_mb", "base")
 SAME = ("commit", "versions", "machine")  # without which runs are not runs of one thing
 
 

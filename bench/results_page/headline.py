@@ -104,15 +104,15 @@ LINES: dict[str, Callable[[Mapping[str, Any]], Line]] = {
 def headline(found: Sequence[Source]) -> str:
     """The table, between its marks."""
     lines = [
-        [*line(source.origin), _linked(source)]
+        [*line(source.origin), *_origin(source)]
         for pattern, line in LINES.items()
         for source in found
         if source.path.match(pattern)
     ]
     for source in found:
         if source.is_of_kernels:
-            lines += [[*line, _linked(source)] for line in kernel_lines(source.records)]
-    return f"{BEGIN}\n{markdown(['what', 'measured', 'by'], lines)}\n{END}"
+            lines += [[*line, *_origin(source)] for line in kernel_lines(source.records)]
+    return f"{BEGIN}\n{markdown(['what', 'measured', 'on', 'by'], lines)}\n{END}"
 
 
 def kernel_lines(records: Records) -> list[Line]:
@@ -146,12 +146,12 @@ def _range(ratios: list[float]) -> str:
     return f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}, {len(ratios)} cases)"
 
 
-def _linked(source: Source) -> str:
-    """The first words of the command; the page has the rest."""
+def _origin(source: Source) -> tuple[str, str]:
+    """The machine, and the first words of the command; the page has the rest."""
     command = commands(source)[0]
     words = command.split(" --backend")[0].split(" --shapes")[0].split(" --output")[0]
     named = f"`{words}`" if command != UNKNOWN else "record"
-    return f"[{named}]({PAGE}/{source.path.as_posix()})"
+    return source.machine, f"[{named}]({PAGE}/{source.path.as_posix()})"
 
 
 def replaced(readme: str, table: str) -> str:

@@ -131,8 +131,9 @@ def _notes(records: Records) -> list[str]:
         if record["against_check"] not in (None, PASSED)
     )
     notes |= dict.fromkeys(_marks(records))
-    threads = records[0]["settings"].get("threads")
-    where = f" {threads} threads, each bound." if threads else ""
+    settings = records[0]["settings"]
+    threads, isa = settings.get("threads"), settings.get("isa")
+    where = f" {threads} threads, each bound{f', {isa}' * bool(isa)}." if threads else ""
     said = (
         f"Times how much faster than each peer, in the same rounds.{where} Roof as measured then: "
     )
