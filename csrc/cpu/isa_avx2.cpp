@@ -27,6 +27,7 @@ namespace avx2 {
 #include "pairs_none.inl"
 #include "code_blocks_avx2.inl"
 #include "codebook_table_avx2.inl"
+#include "word_units.inl"
 #include "word_encoder_avx2.inl"
 #include "bodies.inl"
 

@@ -54,8 +54,9 @@ namespace avx512 {
 #include "simd_avx512.inl"
 #include "simd.inl"
 #include "code_blocks_avx512.inl"
-#include "codebook_table.inl"
-#include "word_encoder_none.inl"
+#include "word_units.inl"
+#include "word_encoder_avx512.inl"
+#include "codebook_table_avx512.inl"
 
 // What follows is called only where this is, so never inlined into what runs elsewhere.
 inline bool multiplies_pairs() {

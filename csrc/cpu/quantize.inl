@@ -2,9 +2,9 @@
 
 constexpr int64_t MIN_BLOCK = 32, MAX_BLOCK = 4096;
 
-// The bits of the largest |x| of a block, or above infinity's where it has a NaN.
+// The largest bits of |x| in each lane, of whole vectors.
 template <class Element>
-inline uint32_t max_magnitude(const Element* values, int64_t count) {
+inline Words max_magnitudes(const Element* values, int64_t count) {
   Words largest = broadcast_word(0);
   int64_t i = 0;
   for (; i + TOGETHER <= count; i += TOGETHER) {
@@ -13,25 +13,31 @@ inline uint32_t max_magnitude(const Element* values, int64_t count) {
     largest = larger(largest, larger(larger(found[0], found[1]), larger(found[2], found[3])));
   }
   for (; i + LANES <= count; i += LANES) largest = larger(largest, magnitude(load(values + i)));
-  uint32_t result = largest_lane(largest);
-  for (; i < count; ++i) result = std::max(result, bits_of(to_float(values[i])) & 0x7fffffffu);
-  return result;
+  return largest;
 }
 
-inline uint32_t max_magnitude(const BFloat16* values, int64_t count) {
+inline Words max_magnitudes(const BFloat16* values, int64_t count) {
   using Halves = uint16_t __attribute__((vector_size(sizeof(Words))));
   Halves largest = {};
-  int64_t i = 0;
-  for (; i + 2 * LANES <= count; i += 2 * LANES) {
+  for (int64_t i = 0; i + 2 * LANES <= count; i += 2 * LANES) {
     Halves found;
     std::memcpy(&found, values + i, sizeof found);
     found &= uint16_t{0x7fff};
     largest = found > largest ? found : largest;
   }
   const Words pairs = reinterpret_cast<Words>(largest);
-  uint32_t result = largest_lane(larger(pairs & 0xffffu, pairs >> 16));
-  for (; i < count; ++i) result = std::max<uint32_t>(result, values[i].bits & 0x7fffu);
-  return result << 16;
+  return larger(pairs << 16, pairs & 0xffff0000u);
+}
+
+// The bits of the largest |x| of a block, or above infinity's where it has a NaN.
+template <class Element>
+inline uint32_t max_magnitude(const Element* values, int64_t count) {
+  constexpr int64_t WHOLE = std::is_same_v<Element, BFloat16> ? 2 * LANES : LANES;
+  uint32_t result = largest_lane(max_magnitudes(values, count));
+  for (int64_t i = count / WHOLE * WHOLE; i < count; ++i) {
+    result = std::max(result, bits_of(to_float(values[i])) & 0x7fffffffu);
+  }
+  return result;
 }
 
 template <class Element>
@@ -146,10 +152,22 @@ struct BlockRun {
       : values(static_cast<const Element*>(task.input) + first),
         count(length),
         block_size(task.block_size) {
-    for (int64_t i = 0; i < num_blocks(); ++i) {
+    int64_t i = 0;
+    for (; i + LANES <= num_whole(); i += LANES) {
+      Words found[LANES];
+      for (int b = 0; b < LANES; ++b) {
+        found[b] = max_magnitudes(values + (i + b) * block_size, block_size);
+      }
+      store(absmax + i, reinterpret_cast<Floats>(largest_lanes(found)));
+    }
+    for (; i < num_blocks(); ++i) {
       absmax[i] = float_of(max_magnitude(values + i * block_size, count_of(i)));
     }
-    for (int64_t i = 0; i < num_blocks(); ++i) factor[i] = 1.0f / std::max(absmax[i], MIN_ABSMAX);
+    const Floats least = broadcast(MIN_ABSMAX);
+    for (i = 0; i < num_blocks(); i += LANES) {
+      const Floats found = load(absmax + i);
+      store(factor + i, broadcast(1.0f) / (found < least ? least : found));
+    }
     const int64_t last = num_whole();
     if (last < num_blocks() && task.codebook != nullptr) {
       absmax[last] = std::max(absmax[last], MIN_ABSMAX);
@@ -158,6 +176,11 @@ struct BlockRun {
 
   int64_t num_blocks() const { return (count + block_size - 1) / block_size; }
   int64_t num_whole() const { return count / block_size; }
+  bool is_finite() const {
+    uint32_t largest = 0;
+    for (float found : absmax) largest = std::max(largest, bits_of(found));
+    return largest < bits_of(INFINITY);
+  }
   int64_t count_of(int64_t i) const { return std::min(block_size, count - i * block_size); }
 
   Block<Element> operator[](int64_t i) const {
@@ -176,10 +199,7 @@ inline int64_t for_runs(const BlocksTask& task, Range range, const Body& body) {
   const int64_t step = std::max(BlockRun<Element>::AT_ONCE, task.block_size);
   for (int64_t start = range.first; start < range.last; start += step) {
     const BlockRun<Element> run(task, start, std::min(step, range.last - start));
-    for (int64_t i = 0; i < run.num_blocks(); ++i) {
-      if (std::isfinite(run.absmax[i])) continue;
-      return start + i * task.block_size + first_nonfinite(run[i].values, run[i].count);
-    }
+    if (!run.is_finite()) return start + first_nonfinite(run.values, run.count);
     body(run, start / task.block_size);
   }
   return -1;

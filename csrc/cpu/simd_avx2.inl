@@ -144,6 +144,13 @@ inline uint32_t largest_lane(Words values) {
   return static_cast<uint32_t>(_mm_cvtsi128_si32(most));
 }
 
+// Lane i holds the largest lane of values[i].
+inline Words largest_lanes(const Words (&values)[LANES]) {
+  Words largest;
+  for (int i = 0; i < LANES; ++i) largest[i] = largest_lane(values[i]);
+  return largest;
+}
+
 inline float sum_of_lanes(Floats values) {
   __m128 sums = _mm_add_ps(_mm256_castps256_ps128(values), _mm256_extractf128_ps(values, 1));
   sums = _mm_add_ps(sums, _mm_movehl_ps(sums, sums));

@@ -7,6 +7,7 @@ using Floats = float __attribute__((vector_size(64)));
 using Words = uint32_t __attribute__((vector_size(64)));
 using SignedWords = int32_t __attribute__((vector_size(64)));
 using HalfWords = uint16_t __attribute__((vector_size(32)));
+using Halves = uint16_t __attribute__((vector_size(64)));
 
 inline Floats broadcast(float value) {
   return _mm512_set1_ps(value);
@@ -120,6 +121,37 @@ inline bool any_near_whole(const Words (&words)[4], uint32_t near) {
 
 inline uint32_t largest_lane(Words values) {
   return _mm512_reduce_max_epu32(reinterpret_cast<__m512i>(values));
+}
+
+// Lane i holds the largest lane of values[i]: each step joins two vectors, halves of which are
+// left.
+inline Words largest_lanes(const Words (&values)[LANES]) {
+  __m512i rows[LANES];
+  std::memcpy(rows, values, sizeof rows);
+  const auto larger_of = [&](__m512i a, __m512i b) {
+    const Words left = reinterpret_cast<Words>(a), right = reinterpret_cast<Words>(b);
+    return reinterpret_cast<__m512i>(left > right ? left : right);
+  };
+#pragma GCC unroll 16
+  for (int i = 0; i < LANES; i += i % 4 == 3 ? 5 : 1) {
+    rows[i] = larger_of(_mm512_shuffle_i32x4(rows[i], rows[4 + i], 0x44),
+                        _mm512_shuffle_i32x4(rows[i], rows[4 + i], 0xee));
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    rows[i] = larger_of(_mm512_shuffle_i32x4(rows[i], rows[8 + i], 0x88),
+                        _mm512_shuffle_i32x4(rows[i], rows[8 + i], 0xdd));
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 4; i += 2) {
+    rows[i] = larger_of(_mm512_unpacklo_epi64(rows[i], rows[i + 1]),
+                        _mm512_unpackhi_epi64(rows[i], rows[i + 1]));
+  }
+  const __m512 first = reinterpret_cast<__m512>(rows[0]), last = reinterpret_cast<__m512>(rows[2]);
+  const __m512 even = _mm512_shuffle_ps(first, last, 0x88),
+               odd = _mm512_shuffle_ps(first, last, 0xdd);
+  return reinterpret_cast<Words>(
+      larger_of(reinterpret_cast<__m512i>(even), reinterpret_cast<__m512i>(odd)));
 }
 
 inline float sum_of_lanes(Floats values) {

@@ -105,6 +105,13 @@ inline uint32_t largest_lane(Words values) {
   return std::max(std::max(values[0], values[1]), std::max(values[2], values[3]));
 }
 
+// Lane i holds the largest lane of values[i].
+inline Words largest_lanes(const Words (&values)[LANES]) {
+  Words largest;
+  for (int i = 0; i < LANES; ++i) largest[i] = largest_lane(values[i]);
+  return largest;
+}
+
 inline float sum_of_lanes(Floats values) {
   return (values[0] + values[2]) + (values[1] + values[3]);
 }

@@ -1,16 +1,8 @@
-// Codes from words, whole numbers of 16 bits, whose upper and lower bytes are 32 to a vector:
+// Codes from words (word_units.inl), whose upper and lower bytes are 32 to a vector.
 //
-//   word = round(value * factor * units),  rank = number of round(thresholds * units) below it
-//
-// Its upper four bits say how many thresholds lie below all words that share them. Of the two at
-// most that lie among these the first is compared by upper bytes, the next by both. Rounding takes
-// a value across a threshold only within one unit: the threshold's own word is that of values on
-// both sides, and where it is found floats must say.
+// A word's upper four bits say how many thresholds lie below all words that share them. Of the two
+// at most that lie among these the first is compared by upper bytes, the next by both.
 
-// Whole numbers in the lower half of each lane.
-inline __m256i whole(Floats values, Floats factor) {
-  return _mm256_castps_si256(fused_multiply_add(values, factor, broadcast(0x1.8p23f)));
-}
 inline __m256i words_of(__m256i first, __m256i second) {
   return _mm256_blend_epi16(first, _mm256_slli_epi32(second, 16), 0xAA);
 }
@@ -23,7 +15,9 @@ struct WordsOf {
   __m256i words[2];
 
   WordsOf(const Element* values, Floats factor) {
-    const auto at = [&](int i) { return whole(load(values + i * LANES), factor); };
+    const auto at = [&](int i) {
+      return reinterpret_cast<__m256i>(whole(load(values + i * LANES), factor));
+    };
     words[0] = words_of(at(0), at(2));
     words[1] = words_of(at(1), at(3));
   }
@@ -39,13 +33,15 @@ struct WordsOf<BFloat16> {
   __m256i words[2];
 
   WordsOf(const BFloat16* values, Floats factor) {
+    const auto words_at = [&](__m256i bits) {
+      return reinterpret_cast<__m256i>(whole(reinterpret_cast<Floats>(bits), factor));
+    };
     __m256i even[2], odd[2];
     for (int i = 0; i < 2; ++i) {
       const __m256i pairs =
           _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values + 2 * i * LANES));
-      even[i] = whole(_mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16)), factor);
-      const __m256i second = _mm256_and_si256(pairs, _mm256_set1_epi32(-0x10000));
-      odd[i] = whole(_mm256_castsi256_ps(second), factor);
+      even[i] = words_at(_mm256_slli_epi32(pairs, 16));
+      odd[i] = words_at(_mm256_and_si256(pairs, _mm256_set1_epi32(-0x10000)));
     }
     words[0] = words_of(even[0], even[1]);
     words[1] = words_of(odd[0], odd[1]);
@@ -57,11 +53,8 @@ struct WordsOf<BFloat16> {
 
 class WordEncoder {
  public:
-  explicit WordEncoder(const Codebook& book) {
-    while (!suit(book.thresholds)) {
-      if (--units < LEAST_UNITS) return;
-    }
-    is_able = true;
+  explicit WordEncoder(const Codebook& book) : units(units_for(book.thresholds)) {
+    is_able = units != 0;
     int8_t below[NUM_CODES] = {}, upper[NUM_CODES], lower[NUM_CODES];
     int among[NUM_CODES] = {};
     for (int i = 0; i < NUM_CODES; ++i) {
@@ -99,28 +92,16 @@ class WordEncoder {
   }
 
  private:
-  // Upper bytes and one more are bytes; with half as many units nothing else would suit either.
-  static constexpr float MOST_UNITS = 32000, LEAST_UNITS = 16000;
-  static constexpr float MOST_SCALED = 0x1p120f;  // infinity is far
-
   struct Tables {
     __m256i below, upper, lower, code;
   };
   Tables tables{};
-  float units = MOST_UNITS;
+  float units;
   bool is_able = false;
 
   template <class Byte>
   static __m256i in_both_halves(const Byte (&bytes)[NUM_CODES]) {
     return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
-  }
-
-  // Whether thresholds are words, and none so near the middle of two that rounding decides which.
-  bool suit(const float (&thresholds)[NUM_CODES - 1]) const {
-    return std::all_of(thresholds, thresholds + NUM_CODES - 1, [&](float threshold) {
-      const float word = threshold * units;
-      return std::abs(word) <= MOST_UNITS && std::abs(word - std::nearbyint(word)) < 0.45f;
-    });
   }
 
   // Whether the codes are those of all values.

@@ -10,6 +10,7 @@ using __m512 = emulation::Vector<float, 64>;
 using __m512i = emulation::Vector<long long, 64>;
 using __m512bh = emulation::Vector<short, 64>;
 using __mmask16 = uint16_t;
+using __mmask32 = uint32_t;
 
 #define _MM_FROUND_TO_NEAREST_INT 0
 #define _MM_FROUND_NO_EXC 8
@@ -73,6 +74,12 @@ inline __m512i _mm512_set1_epi64(long long value) {
 inline __m512i _mm512_set1_epi32(int value) {
   return emulation::integers([&](int) { return static_cast<uint32_t>(value); });
 }
+inline __m512i _mm512_set1_epi16(short value) {
+  return emulation::integers<uint16_t>([&](int) { return static_cast<uint16_t>(value); });
+}
+inline __m512i _mm512_set1_epi8(char value) {
+  return emulation::integers<uint8_t>([&](int) { return static_cast<uint8_t>(value); });
+}
 template <class... Lane>
 __m512i _mm512_setr_epi32(Lane... lane) {
   static_assert(sizeof...(lane) == 16);
@@ -90,6 +97,10 @@ __m512i _mm512_set_epi16(Lane... lane) {
 inline __m512i _mm512_castsi128_si512(__m128i low) {
   const emulation::Lanes<uint32_t, 16> lanes(low);
   return emulation::integers([&](int i) { return i < 4 ? lanes[i] : 0xffffffffu; });
+}
+inline __m256i _mm512_castsi512_si256(__m512i a) {
+  const emulation::Words x(a);
+  return emulation::each<uint32_t, 32, __m256i>([&](int i) { return x[i]; });
 }
 inline __m512 _mm512_i32gather_ps(__m512i index, const void* base, int scale) {
   const emulation::Words offsets(index);
@@ -138,6 +149,10 @@ inline __m512i _mm512_srlv_epi32(__m512i a, __m512i counts) {
   const emulation::Words x(a), n(counts);
   return emulation::integers([&](int i) { return n[i] < 32 ? x[i] >> n[i] : 0; });
 }
+inline __m512i _mm512_slli_epi32(__m512i a, unsigned count) {
+  const emulation::Words x(a);
+  return emulation::integers([&](int i) { return count < 32 ? x[i] << count : 0; });
+}
 inline __m512i _mm512_slli_epi64(__m512i a, unsigned count) {
   const emulation::Longs x(a);
   return emulation::integers<uint64_t>([&](int i) { return count < 64 ? x[i] << count : 0; });
@@ -162,6 +177,23 @@ inline __m512i _mm512_madd_epi16(__m512i a, __m512i b) {
     return static_cast<uint32_t>(sum);
   });
 }
+inline __m512i _mm512_add_epi16(__m512i a, __m512i b) {
+  const emulation::Halves x(a), y(b);
+  return emulation::integers<uint16_t>([&](int i) { return static_cast<uint16_t>(x[i] + y[i]); });
+}
+// Bit by bit: which bit of the table, three bits say, a's the highest.
+inline __m512i _mm512_ternarylogic_epi32(__m512i a, __m512i b, __m512i c, int table) {
+  const emulation::Words x(a), y(b), z(c);
+  return emulation::integers([&](int i) {
+    uint32_t result = 0;
+    for (int bit = 0; bit < 32; ++bit) {
+      const auto at = [&](uint32_t lane) { return lane >> bit & 1u; };
+      const uint32_t from = at(x[i]) << 2 | at(y[i]) << 1 | at(z[i]);
+      result |= (static_cast<uint32_t>(table) >> from & 1u) << bit;
+    }
+    return result;
+  });
+}
 inline __m512i _mm512_subs_epu16(__m512i a, __m512i b) {
   const emulation::Halves x(a), y(b);
   return emulation::integers<uint16_t>(
@@ -177,6 +209,17 @@ inline __mmask16 _mm512_cmplt_epu32_mask(__m512i a, __m512i b) {
   unsigned mask = 0;
   for (int i = 0; i < 16; ++i) mask |= static_cast<unsigned>(x[i] < y[i]) << i;
   return static_cast<__mmask16>(mask);
+}
+// Where no bit is in both.
+inline __mmask32 _mm512_testn_epi16_mask(__m512i a, __m512i b) {
+  const emulation::Halves x(a), y(b);
+  uint32_t mask = 0;
+  for (int i = 0; i < 32; ++i) mask |= static_cast<uint32_t>((x[i] & y[i]) == 0) << i;
+  return mask;
+}
+// 1 if no bit is in either.
+inline unsigned char _kortestz_mask32_u8(__mmask32 a, __mmask32 b) {
+  return (a | b) == 0;
 }
 // A set bit takes b.
 inline __m512i _mm512_mask_blend_epi32(__mmask16 mask, __m512i a, __m512i b) {
@@ -199,6 +242,28 @@ inline __m512i _mm512_permutexvar_epi32(__m512i index, __m512i a) {
 inline __m512i _mm512_permutexvar_epi16(__m512i index, __m512i a) {
   const emulation::Halves from(index), x(a);
   return emulation::integers<uint16_t>([&](int i) { return x[from[i] & 31]; });
+}
+
+// Within each quarter, the same place in all; a place with its upper bit is a zero.
+inline __m512i _mm512_shuffle_epi8(__m512i a, __m512i places) {
+  const emulation::Lanes<uint8_t> x(a), from(places);
+  return emulation::integers<uint8_t>(
+      [&](int i) { return from[i] >> 7 != 0 ? uint8_t{0} : x[i / 16 * 16 + (from[i] & 15)]; });
+}
+// Two lanes of a and two of b, whichever two bits each say: in each quarter, or whole quarters.
+inline __m512 _mm512_shuffle_ps(__m512 a, __m512 b, int places) {
+  const emulation::Floats x(a), y(b);
+  return emulation::floats([&](int i) {
+    const int from = i / 4 * 4 + (places >> 2 * (i % 4) & 3);
+    return i % 4 < 2 ? x[from] : y[from];
+  });
+}
+inline __m512i _mm512_shuffle_i32x4(__m512i a, __m512i b, int places) {
+  const emulation::Words x(a), y(b);
+  return emulation::integers([&](int i) {
+    const int from = (places >> 2 * (i / 4) & 3) * 4 + i % 4;
+    return i / 4 < 2 ? x[from] : y[from];
+  });
 }
 
 // bf16: denormals count as zero, going in and coming out; always to nearest, ties to even
@@ -251,6 +316,15 @@ inline __m512i _mm512_inserti32x4(__m512i a, __m128i b, int quarter) {
 inline __m512i _mm512_broadcast_i64x4(__m256i a) {
   const emulation::Lanes<uint32_t, 32> x(a);
   return emulation::integers([&](int i) { return x[i % 8]; });
+}
+inline __m512i _mm512_broadcast_i32x4(__m128i a) {
+  const emulation::Lanes<uint32_t, 16> x(a);
+  return emulation::integers([&](int i) { return x[i % 4]; });
+}
+inline __m512i _mm512_srlv_epi16(__m512i a, __m512i counts) {
+  const emulation::Halves x(a), n(counts);
+  return emulation::integers<uint16_t>(
+      [&](int i) { return static_cast<uint16_t>(n[i] < 16 ? x[i] >> n[i] : 0); });
 }
 inline __m512i _mm512_srli_epi16(__m512i a, unsigned count) {
   const emulation::Halves x(a);
