@@ -6,13 +6,14 @@
     weight.nested_absmax, nested_quant_map  float32 [ceil(blocks / 256)], float32 [256]
     weight.quant_state.bitsandbytes__nf4    UTF-8 JSON in a uint8 tensor (or ..__fp4)
 
-What bitsandbytes wrote dequantizes to the same bits here, and the other way round.
+What bitsandbytes wrote dequantizes to the same bits here, and the other way round. A map whose last
+bits differ, as some processors compute the nested one, is read as ours (`codebooks.is_map`).
 """
 
 import torch
 
 from qlora_kernels.errors import InputError
-from qlora_kernels.formats.codebooks import NESTED_BLOCK_SIZE, codebook, dynamic_map
+from qlora_kernels.formats.codebooks import NESTED_BLOCK_SIZE, codebook, dynamic_map, is_map
 from qlora_kernels.formats.quantized_tensor import QuantizedTensor
 from qlora_kernels.formats.state_dict import dtype_named, fact, json_bytes, read_json_bytes
 
@@ -88,5 +89,5 @@ def from_bitsandbytes(state: dict[str, torch.Tensor], prefix: str = "weight") ->
 
 def _check_map(state: dict[str, torch.Tensor], key: str, ours: torch.Tensor) -> None:
     theirs = state.get(key)
-    if theirs is not None and not torch.equal(theirs.float(), ours):
+    if theirs is not None and not is_map(theirs, ours):
         raise InputError(f"{_WHO}: {key} should be the standard map, was another")

@@ -120,6 +120,22 @@ def scale_ratios(format_name: str) -> tuple[float, ...]:
     return ratios + tuple(-r for r in ratios) if FORMATS[format_name].signed else ratios
 
 
+def linspace(first: float, last: float, count: int) -> torch.Tensor:
+    """`count` values from `first` to `last` in even steps, float32, the same on each machine.
+
+    Each is rounded once from the float32 ends and step, counted from the nearer end: bit for bit
+    what torch.linspace gives where it has AVX2 or AVX-512. Elsewhere torch rounds twice.
+    """
+    ends = torch.tensor([first, last], dtype=torch.float32, device="cpu")
+    if count == 1:
+        return ends[:1]
+    step = ((ends[1] - ends[0]) / (count - 1)).double()
+    start, stop = ends.double()
+    steps = step * torch.arange(count, device="cpu")  # exact in float64, and so are the sums
+    half = count // 2
+    return torch.cat([start + steps[:half], stop - steps[: count - half].flip(0)]).float()
+
+
 @cache
 def dynamic_map(device: torch.device, signed: bool = True) -> torch.Tensor:
     """A dynamic 8-bit map: 256 sorted float32 values in (-1, 1], or in [0, 1] if unsigned.
@@ -129,7 +145,18 @@ def dynamic_map(device: torch.device, signed: bool = True) -> torch.Tensor:
     """
     values = [0.0, 1.0]
     for i in range(7):
-        grid = torch.linspace(0.1, 1, 2 ** (i if signed else i + 1) + 1, dtype=torch.float32)
+        grid = linspace(0.1, 1, 2 ** (i if signed else i + 1) + 1)
         middles = (10.0 ** (i - 6)) * ((grid[:-1] + grid[1:]) / 2)
         values += middles.tolist() + ((-middles).tolist() if signed else [])
     return torch.tensor(sorted(values), dtype=torch.float32, device=device)
+
+
+def is_map(stored: torch.Tensor, ours: torch.Tensor) -> bool:
+    """Whether a stored map is ours, but for the last bits of its values.
+
+    bitsandbytes stores the map that torch.linspace gave where a file was written, and other
+    processors give other last bits. Codes of such a map are read as codes of ours, with errors that
+    small, as other loaders read them.
+    """
+    stored = stored.to(ours.device, torch.float32)
+    return stored.shape == ours.shape and torch.allclose(stored, ours, rtol=1e-6, atol=0.0)

@@ -180,6 +180,24 @@ def test_8_bit_states_decode_by_their_maps(name: str):
         assert torch.equal(values.view(-1), decode(codes.view(-1), absmax, signed))
 
 
+def test_states_of_another_map_are_refused_unless_it_differs_in_last_bits_alone():
+    optimizer = optim.AdamW8bit([p := parameter()])
+    train(optimizer)
+    codes = optimizer.state[p]["state1"].clone()
+    for scale, is_read in ((1 + 1e-7, True), (1 + 1e-4, False)):
+        stored = copy.deepcopy(optimizer.state_dict())
+        parts = stored["state"][0]["__bnb_optimizer_quant_state__"]
+        assert not torch.equal(parts["qmap1"] * scale, parts["qmap1"])
+        parts["qmap1"] *= scale
+        other = optim.AdamW8bit([q := parameter()])
+        if is_read:
+            other.load_state_dict(stored)
+            assert torch.equal(other.state[q]["state1"], codes)
+        else:
+            with pytest.raises(ValueError, match="qmap1 should be the dynamic map, was another"):
+                other.load_state_dict(stored)
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("storage", [torch.uint8, torch.float32])
 def test_packed_weights_among_the_parameters_stay_as_they_are(name: str, storage: torch.dtype):

@@ -97,6 +97,17 @@ def test_another_map_is_refused():
             qk.QuantizedTensor.from_bitsandbytes(state)
 
 
+def test_a_map_of_other_last_bits_is_read_as_ours():
+    """As a processor writes it on which torch.linspace rounds otherwise."""
+    state = their_state()
+    ours = qk.QuantizedTensor.from_bitsandbytes(state)
+    key = "weight.nested_quant_map"
+    state[key] = (bits(state[key]) + torch.arange(256, dtype=torch.int32) % 3 - 1).view(torch.float)
+    state[key][127] = 0.0
+    read = qk.QuantizedTensor.from_bitsandbytes(state)
+    assert torch.equal(bits(qk.dequantize(read)), bits(qk.dequantize(ours)))
+
+
 FACTS = "weight.quant_state.bitsandbytes__nf4"
 
 

@@ -3,7 +3,7 @@
 import torch
 
 from qlora_kernels.compat.bitsandbytes.errors import StateError
-from qlora_kernels.formats.codebooks import codebook
+from qlora_kernels.formats.codebooks import codebook, linspace
 
 # NF4 Isn't Information Theoretically Optimal (arXiv 2306.06965), the code for blocks of 64.
 _AF4 = (
@@ -43,7 +43,7 @@ def create_dynamic_map(
         decades.append((0, 2**fraction_bits - 1))
     values = [0.0, 1.0]
     for exponent, count in decades:
-        grid = torch.linspace(0.1, 1, int(count + 1), dtype=torch.float32)
+        grid = linspace(0.1, 1, int(count + 1))
         middles = 10.0**exponent * ((grid[:-1] + grid[1:]) / 2)
         values += middles.tolist()
         if signed:
@@ -64,7 +64,7 @@ def create_linear_map(
     add_zero: an odd number of signed values, so that 0 is one; so is it for fewer than 8 bits.
     """
     count = 2**total_bits - (signed and (add_zero or total_bits < 8))
-    values = torch.linspace(-1.0 if signed else 0.0, 1.0, count)
+    values = linspace(-1.0 if signed else 0.0, 1.0, count)
     half = count // 2
     return torch.cat([values[:half], torch.zeros(256 - count), values[half:]])
 
@@ -76,7 +76,7 @@ def create_normal_map(offset: float = 0.9677083, use_extra_value: bool = True) -
     offset: the outermost probability (QLoRA, arXiv 2305.14314, section 3).
     """
     steps = (9 if use_extra_value else 8, 8)
-    upper, lower = (torch.linspace(offset, 0.5, n).double()[:-1] for n in steps)
+    upper, lower = (linspace(offset, 0.5, n).double()[:-1] for n in steps)
     quantiles = torch.cat([torch.special.ndtri(upper), -torch.special.ndtri(lower)])
     values = _filled(quantiles.tolist())
     return values / values.max()
