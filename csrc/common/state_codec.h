@@ -15,6 +15,22 @@ constexpr int64_t STATE_BLOCK = 256;
 constexpr float MIN_STATE =
     0x1p-126f;  // blocks of smaller values are zeros: 1 / MIN_STATE is finite
 
+// Lines as StateCodec has them, for vectors that look up 32 entries: an entry for each power of two
+// from LEAST on, at the lower five bits of a float's exponent.
+//
+//   octave = exponent of (the float's bits + lift[its exponent]): the next one beyond a bound
+//   code's place = slope[octave] x + start[octave], at most limit[octave]
+//
+// `start` has NEAR more than the lines, so that a place next to a whole number is one whose lower
+// bits are below 2 NEAR; without signs it has a whole place less, which makes it the code.
+struct StateOctaves {
+  static constexpr int COUNT = 32;
+  static constexpr float LEAST = 0x1p-31f;
+  uint32_t lift[COUNT];
+  float slope[COUNT], start[COUNT];
+  int32_t limit[COUNT];
+};
+
 // Finds the nearest entry of a dynamic map, ties to the lower code; of the unsigned map a value
 // above zero never takes the code of zero.
 //
@@ -46,6 +62,8 @@ struct StateCodec {
   float map[NUM_CODES8];
   float slope[NUM_REGIONS];
   uint32_t bound[NUM_REGIONS];  // bits of the last float of each region
+  StateOctaves octaves;
+  uint8_t planes[sizeof(float)][NUM_CODES8];  // byte by byte of the map's entries, the lowest first
 
   // From 256 sorted values; throws where a line would miss an entry of the map. Not for code that
   // is compiled for AVX-512: there g++ 12 at -O3 forgets the comparison in last_with.
@@ -62,6 +80,12 @@ struct StateCodec {
     slope[0] = static_cast<float>((next * unit - START) / middle_above(next - 1));
     slope[NUM_REGIONS - 1] = static_cast<float>(unit * ((FIRST << 7) + 0.25) - START * 128);
     bound[NUM_REGIONS - 1] = 0x7fffffffu;
+    fill_octaves();
+    for (int code = 0; code < NUM_CODES8; ++code) {
+      for (uint32_t byte = 0; byte < sizeof(float); ++byte) {
+        planes[byte][code] = static_cast<uint8_t>(bits_of(map[code]) >> 8 * byte & 0xff);
+      }
+    }
     for (uint32_t place = SIGNED ? 0 : 2; place < FIRST << 7; ++place) {
       const uint32_t last = last_with(place);
       const bool is_tie = SIGNED && float_of(last) == middle_above(place);
@@ -77,6 +101,35 @@ struct StateCodec {
 
  private:
   static constexpr uint32_t NOWHERE = ~0u;
+  static constexpr uint32_t PLACES_LESS = SIGNED ? 0 : 1;  // of an octave's lines
+
+  void fill_octaves() {
+    constexpr uint32_t EXPONENT = 23, MANTISSA = (1u << EXPONENT) - 1;
+    int region = 0;
+    for (uint32_t i = 0; i < StateOctaves::COUNT; ++i) {
+      const uint32_t first = bits_of(StateOctaves::LEAST) + (i << EXPONENT);
+      const bool has_bound = bound[region] >> EXPONENT == first >> EXPONENT;
+      octaves.lift[i] = has_bound ? MANTISSA - (bound[region] & MANTISSA) : 0;
+      octaves.slope[i] = slope[region];
+      const float line = START * static_cast<float>(1 << region);
+      octaves.start[i] = line + static_cast<float>(NEAR) - static_cast<float>(PLACES_LESS << SHIFT);
+      octaves.limit[i] = static_cast<int32_t>((LIMIT << region) - (PLACES_LESS << SHIFT));
+      region += has_bound;
+    }
+  }
+
+  // Whether vectors that look up octaves find this place of a magnitude, or that it is searched
+  // for.
+  bool octaves_find(uint32_t bits, uint32_t place) const {
+    const uint32_t least = bits_of(StateOctaves::LEAST), bounded = std::max(bits, least);
+    const uint32_t lifted = bounded + octaves.lift[(bounded - least) >> 23];
+    const uint32_t i = (lifted - least) >> 23;
+    const auto units =
+        static_cast<int32_t>(std::fma(octaves.slope[i], float_of(bits), octaves.start[i]));
+    const bool is_near = (static_cast<uint32_t>(units) & ((1u << SHIFT) - 1)) < 2 * NEAR;
+    return is_near ||
+           static_cast<uint32_t>(std::min(units, octaves.limit[i]) >> SHIFT) == place - PLACES_LESS;
+  }
 
   double middle_above(uint32_t place) const {
     const uint32_t code = SIGNED ? ZERO + place : place - 1;
@@ -105,7 +158,7 @@ struct StateCodec {
       return is_near || std::min(units, LIMIT << region) >> SHIFT == place;
     };
     return (estimate == region || estimate + 1 == region) && is_found(product + start) &&
-           is_found(std::fma(slope[region], x, start));
+           is_found(std::fma(slope[region], x, start)) && octaves_find(bits, place);
   }
 };
 

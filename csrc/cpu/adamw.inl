@@ -40,13 +40,14 @@ struct AdamWLargest {
 template <bool FROM_GRADIENT, class First, class Second>
 inline AdamWLargest update_from(const AdamWBlock block, const AdamWRates rates,
                                 float gradient_scale, const First first, const Second second) {
+  const RootDivisor correction(rates.correction);
   const float weight = FROM_GRADIENT ? rates.first - 1.0f : rates.first;
   Words largest_m = broadcast_word(0), largest_v = largest_m;
   for (int64_t i = 0; i < block.count; i += LANES) {
     const Floats g = load(block.g + i) * gradient_scale, old = first(i);
     const Floats m = multiply_add_exactly(broadcast(weight), g - old, FROM_GRADIENT ? g : old);
     const Floats v = multiply_add_exactly(g * rates.second, g, second(i) * rates.beta2);
-    const Floats denominator = square_root(v) / rates.correction + rates.eps;
+    const Floats denominator = correction(square_root(v)) + rates.eps;
     const Floats p = load(block.p + i) * rates.decay;
     store(block.m + i, m);
     store(block.v + i, v);
@@ -88,8 +89,8 @@ inline void step_states8(const AdamWTask& task, const AdamWSegment& segment, Ran
   uint8_t padded_m[STATE_BLOCK], padded_v[STATE_BLOCK];
   const AdamWLargest largest =
       update(block, segment.rates, task.gradient_scale,
-             StateReader<true>(*task.first_codec, m, m_absmax, count, padded_m),
-             StateReader<false>(*task.second_codec, v, v_absmax, count, padded_v));
+             StateReader<true>(*task.first_codec, m, m_absmax, count, padded_m, block.m),
+             StateReader<false>(*task.second_codec, v, v_absmax, count, padded_v, block.v));
   m_absmax = encode_state(*task.first_codec, block.m, count, largest.m, m);
   v_absmax = encode_state(*task.second_codec, block.v, count, largest.v, v);
 }

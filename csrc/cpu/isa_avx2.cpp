@@ -29,6 +29,7 @@ namespace avx2 {
 #include "codebook_table_avx2.inl"
 #include "word_units.inl"
 #include "word_encoder_avx2.inl"
+#include "state_vectors.inl"
 #include "bodies.inl"
 
 }  // namespace avx2

@@ -69,6 +69,15 @@ inline bool multiplies_pairs() {
 #include "pairs_avx512.inl"
 #pragma GCC pop_options
 
+// Called only where has_vbmi.
+#pragma GCC push_options
+#ifndef QLORA_EMULATION
+#pragma GCC target("avx512vbmi")
+#endif
+#include "state_planes_avx512.inl"
+#pragma GCC pop_options
+#include "state_vectors_avx512.inl"
+
 #include "bodies.inl"
 
 }  // namespace avx512

@@ -10,6 +10,7 @@ namespace serial {
 #include "code_blocks_serial.inl"
 #include "codebook_table.inl"
 #include "word_encoder_none.inl"
+#include "state_vectors.inl"
 #include "bodies.inl"
 
 }  // namespace serial

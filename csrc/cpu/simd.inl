@@ -62,3 +62,12 @@ inline void prefetch(const void* data, int64_t num_bytes) {
   const auto* bytes = static_cast<const char*>(data);
   for (int64_t i = 0; i < num_bytes; i += LINE) __builtin_prefetch(bytes + i);
 }
+
+// The codes of a block, in whole vectors of so many: where the last is short, a copy with zeros.
+template <int64_t WIDTH>
+inline const uint8_t* padded_codes(const uint8_t* codes, int64_t count, uint8_t zero,
+                                   uint8_t (&padded)[STATE_BLOCK]) {
+  if (count % WIDTH == 0) return codes;
+  std::fill(std::copy(codes, codes + count, padded), padded + STATE_BLOCK, zero);
+  return padded;
+}

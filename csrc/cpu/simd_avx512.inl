@@ -28,6 +28,30 @@ inline Floats square_root(Floats values) {
   return _mm512_sqrt_ps(values);
 }
 
+// root / divisor, rounded once, of a root or infinity and of a divisor between 2^-27 and 2, or of
+// zero. By products, since the divider is what an update waits for: the first quotient is less than
+// two units off in its last place, the second is one of the two floats around the exact one, and
+// from there on a correction by the rounded inverse gives the nearest (Markstein 1990). No rest is
+// denormal, because a root is above 2^-75.
+struct RootDivisor {
+  Floats divisor, inverse, bound;  // an infinite quotient has no rest
+
+  explicit RootDivisor(float value)
+      : divisor(broadcast(value)),
+        inverse(broadcast(1.0f / value)),
+        bound(broadcast(value > 0.0f ? HUGE_VALF : 0.0f)) {}
+
+  Floats operator()(Floats root) const {
+    const __mmask16 is_finite = _mm512_cmp_ps_mask(root, bound, _CMP_LT_OQ);
+    Floats quotient = root * inverse;
+    for (int i = 0; i < 2; ++i) {
+      const Floats rest = _mm512_fnmadd_ps(quotient, divisor, root);
+      quotient = _mm512_mask3_fmadd_ps(rest, inverse, quotient, is_finite);
+    }
+    return quotient;
+  }
+};
+
 // Lane i holds table[index[i]].
 inline Floats look_up(const float* table, const uint8_t* index) {
   const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(index));
@@ -45,33 +69,6 @@ struct Table16 {
   }
 };
 
-// Eight floats that are looked up by the low three bits of each lane; the other bits are ignored.
-struct Table8 {
-  Floats values;  // twice, so that the fourth bit does not count
-
-  explicit Table8(const float* source) {
-    std::memcpy(&values, source, sizeof values / 2);
-    std::memcpy(reinterpret_cast<char*>(&values) + sizeof values / 2, source, sizeof values / 2);
-  }
-
-  Floats operator[](Words index) const {
-    return _mm512_permutexvar_ps(reinterpret_cast<__m512i>(index), values);
-  }
-};
-
-inline Words shift_left(Words values, Words counts) {
-  return reinterpret_cast<Words>(
-      _mm512_sllv_epi32(reinterpret_cast<__m512i>(values), reinterpret_cast<__m512i>(counts)));
-}
-
-// max(upper 16 bits - least, 0) * factor / 2^16 of each lane.
-inline Words scaled_upper_half(Words values, uint16_t least, uint16_t factor) {
-  const __m512i leasts = _mm512_set1_epi32(static_cast<int>(uint32_t{least} << 16));
-  const __m512i factors = _mm512_set1_epi32(static_cast<int>(uint32_t{factor} << 16));
-  const __m512i above = _mm512_subs_epu16(reinterpret_cast<__m512i>(values), leasts);
-  return reinterpret_cast<Words>(_mm512_mulhi_epu16(above, factors)) >> 16;
-}
-
 // Lanes below 2^16, and below 2^8, in fewer bits.
 inline HalfWords narrow(Words values) {
   return reinterpret_cast<HalfWords>(_mm512_cvtepi32_epi16(reinterpret_cast<__m512i>(values)));
@@ -86,37 +83,6 @@ inline void store_bytes(uint8_t* target, Words values) {
 
 inline void store_bytes(uint8_t* target, const Words (&values)[4]) {
   for (int i = 0; i < 4; ++i) store_bytes(target + i * LANES, values[i]);
-}
-
-// code = 127 + place, or 127 - place but at least 0 of a negative value; a place is a lane's upper
-// half.
-inline void store_signed_codes(uint8_t* target, const Words (&places)[4],
-                               const Floats (&values)[4]) {
-  const Words zero = broadcast_word(127);
-  for (int i = 0; i < 4; ++i) {
-    const Words place = places[i] >> 16, below = zero - (place < zero ? place : zero);
-    store_bytes(target + i * LANES, values[i] < broadcast(0.0f) ? below : zero + place);
-  }
-}
-
-// code = place - 1 but at least 1 of a value above zero, 0 of zero.
-inline void store_unsigned_codes(uint8_t* target, const Words (&places)[4],
-                                 const Floats (&values)[4]) {
-  const Words one = broadcast_word(1);
-  for (int i = 0; i < 4; ++i) {
-    const Words code = (places[i] >> 16) - one, at_least_one = code > one ? code : one;
-    store_bytes(target + i * LANES,
-                values[i] == broadcast(0.0f) ? broadcast_word(0) : at_least_one);
-  }
-}
-
-// Whether a lane's lower half is within `near` of 0 or of 2^16.
-inline bool any_near_whole(const Words (&words)[4], uint32_t near) {
-  const __m512i bound = _mm512_set1_epi32(static_cast<int>(2 * near << 16));
-  const auto near_lanes = [&](int i) {
-    return _mm512_cmplt_epu32_mask(reinterpret_cast<__m512i>((words[i] + near) << 16), bound);
-  };
-  return (near_lanes(0) | near_lanes(1) | near_lanes(2) | near_lanes(3)) != 0;
 }
 
 inline uint32_t largest_lane(Words values) {

@@ -29,6 +29,15 @@ inline Floats square_root(Floats values) {
                 std::sqrt(values[3])};
 }
 
+// root / divisor.
+struct RootDivisor {
+  float divisor;
+
+  explicit RootDivisor(float value) : divisor(value) {}
+
+  Floats operator()(Floats root) const { return root / divisor; }
+};
+
 // Lane i holds table[index[i]].
 inline Floats look_up(const float* table, const uint8_t* index) {
   return Floats{table[index[0]], table[index[1]], table[index[2]], table[index[3]]};

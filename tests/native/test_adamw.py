@@ -66,6 +66,26 @@ def test_the_bits_of_the_reference(isa: str):
                 assert torch.equal(tensor, getattr(theirs, field.name)), (field.name, ours)
 
 
+@pytest.mark.parametrize("beta2", [0.0, 0.5, 0.999, 1 - 2**-25])
+@pytest.mark.parametrize("steps", [1, 7, 3000])
+def test_the_root_is_divided_as_the_reference_does(isa: str, beta2: float, steps: int):
+    """Where nothing but the denominator counts: of second moments of all sizes, and of each of the
+    digits of a root, those next to a power of two among them."""
+    exponents = 10 ** (80 * torch.rand(20000, dtype=torch.double) - 44)
+    ends = torch.tensor([0.0, 1e-45, 2.0**-126, 1.0, 3.4e38, torch.inf])
+    around = (torch.tensor([1.0, 4.0]).view(torch.int32)[:, None] + torch.arange(-500, 500)).int()
+    v = torch.cat([exponents.float(), ends, around.view(-1).view(torch.float32)])
+    p, m, g = torch.zeros(len(v)), torch.randn(len(v)), torch.zeros(len(v))
+    ours = Segment(p, m, v, torch.tensor(float(steps)))
+    theirs = copied(ours)
+    hyper = Hyperparameters(1e-3, 0.9, beta2, 0.0, 0.0)
+    adamw_step([ours], [g], [hyper], Gate.open(CPU))
+    with qk.use_backend("reference"):
+        adamw_step([theirs], [g], [hyper], Gate.open(CPU))
+    assert torch.equal(ours.exp_avg_sq.view(torch.int32), theirs.exp_avg_sq.view(torch.int32))
+    assert torch.equal(ours.parameter.view(torch.int32), theirs.parameter.view(torch.int32))
+
+
 @pytest.mark.parametrize("signed", [True, False])
 def test_codes_are_the_nearest(isa: str, signed: bool):
     """At every threshold and some floats on either side, ties among them; zeros; beyond 1."""
@@ -108,6 +128,30 @@ def test_a_step_stores_the_nearest(isa: str, signed: bool):
     expected, largest = encode(values if signed else values.square(), signed)
     assert torch.equal(codes[0 if signed else 1], expected)
     assert torch.equal(absmax[0 if signed else 1], largest)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_every_code_is_decoded(isa: str, signed: bool):
+    """To its entry of the map times absmax: as a parameter that is the first moment, or as one over
+    the root of the second. Blocks of every length, short ones ending where their memory does."""
+    found, expected = [], []
+    with guarded() as memory:
+        for size in (*range(1, 20), 63, 64, 65, 128, 200, 255, 256, 300, 1024):
+            codes = memory.empty((size,), torch.uint8, offset=1)
+            codes.copy_(torch.arange(size) * 37 % 256)
+            other = torch.full((size,), 255, dtype=torch.uint8)
+            absmax = torch.linspace(0.3, 0.7, 2 * num_blocks(size)).view(2, -1)
+            m, v = (codes, other) if signed else (other, codes)
+            p = torch.zeros(size)
+            given = Segment(p, m, v, torch.tensor(1.0), absmax[0].clone(), absmax[1].clone())
+            theirs = copied(given)
+            hyper = Hyperparameters(1e-3, 0.9, 0.999, 1e-8, 0.0)
+            adamw_step([given], [torch.zeros(size)], [hyper], Gate.open(CPU))
+            with qk.use_backend("reference"):
+                adamw_step([theirs], [torch.zeros(size)], [hyper], Gate.open(CPU))
+            found.append(given.parameter.view(torch.int32))
+            expected.append(theirs.parameter.view(torch.int32))
+    assert torch.equal(torch.cat(found), torch.cat(expected))
 
 
 def test_what_was_decoded_is_encoded_again(isa: str):

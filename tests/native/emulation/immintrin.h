@@ -11,9 +11,11 @@ using __m512i = emulation::Vector<long long, 64>;
 using __m512bh = emulation::Vector<short, 64>;
 using __mmask16 = uint16_t;
 using __mmask32 = uint32_t;
+using __mmask64 = uint64_t;
 
 #define _MM_FROUND_TO_NEAREST_INT 0
 #define _MM_FROUND_NO_EXC 8
+#define _CMP_LT_OQ 17
 
 namespace emulation {
 
@@ -21,6 +23,7 @@ using Floats = Lanes<float>;
 using Words = Lanes<uint32_t>;
 using Longs = Lanes<uint64_t>;
 using Halves = Lanes<uint16_t>;
+using Bytes = Lanes<uint8_t>;
 
 template <class Value>
 __m512 floats(const Value& value) {
@@ -29,6 +32,30 @@ __m512 floats(const Value& value) {
 template <class Lane = uint32_t, class Value>
 __m512i integers(const Value& value) {
   return each<Lane, 64, __m512i>(value);
+}
+
+// Bit i is set where holds(lane i).
+template <class Mask, class Lane, class Holds>
+Mask mask_of(__m512i vector, const Holds& holds) {
+  const Lanes<Lane> lanes(vector);
+  Mask mask = 0;
+  for (int i = 0; i < lanes.COUNT; ++i) {
+    mask = static_cast<Mask>(mask | static_cast<Mask>(holds(lanes[i])) << i);
+  }
+  return mask;
+}
+
+// Of each quarter of a, then of b, the lanes in half as many bits, saturated.
+template <class To, class From>
+__m512i packed(__m512i a, __m512i b) {
+  const Lanes<From> x(a), y(b);
+  constexpr int QUARTER = Lanes<From>::COUNT / 4;
+  return integers<To>([&](int i) {
+    const int at = i % (2 * QUARTER), from = i / (2 * QUARTER) * QUARTER + at % QUARTER;
+    const int value = at < QUARTER ? x[from] : y[from];
+    return static_cast<To>(
+        std::clamp<int>(value, std::numeric_limits<To>::min(), std::numeric_limits<To>::max()));
+  });
 }
 
 }  // namespace emulation
@@ -71,14 +98,14 @@ inline __m512i _mm512_setzero_si512() {
 inline __m512i _mm512_set1_epi64(long long value) {
   return emulation::integers<uint64_t>([&](int) { return static_cast<uint64_t>(value); });
 }
+inline __m512i _mm512_set1_epi8(char value) {
+  return emulation::integers<uint8_t>([&](int) { return static_cast<uint8_t>(value); });
+}
 inline __m512i _mm512_set1_epi32(int value) {
   return emulation::integers([&](int) { return static_cast<uint32_t>(value); });
 }
 inline __m512i _mm512_set1_epi16(short value) {
   return emulation::integers<uint16_t>([&](int) { return static_cast<uint16_t>(value); });
-}
-inline __m512i _mm512_set1_epi8(char value) {
-  return emulation::integers<uint8_t>([&](int) { return static_cast<uint8_t>(value); });
 }
 template <class... Lane>
 __m512i _mm512_setr_epi32(Lane... lane) {
@@ -122,6 +149,32 @@ inline __m512 _mm512_fmadd_ps(__m512 a, __m512 b, __m512 c) {
   const emulation::Floats x(a), y(b), z(c);
   return emulation::floats([&](int i) { return std::fma(x[i], y[i], z[i]); });
 }
+inline __m512 _mm512_fnmadd_ps(__m512 a, __m512 b, __m512 c) {
+  const emulation::Floats x(a), y(b), z(c);
+  return emulation::floats([&](int i) { return std::fma(-x[i], y[i], z[i]); });
+}
+// c where the mask has no bit.
+inline __m512 _mm512_mask3_fmadd_ps(__m512 a, __m512 b, __m512 c, __mmask16 mask) {
+  const emulation::Floats x(a), y(b), z(c);
+  return emulation::floats(
+      [&](int i) { return (mask >> i & 1) != 0 ? std::fma(x[i], y[i], z[i]) : z[i]; });
+}
+inline __m512 _mm512_mul_ps(__m512 a, __m512 b) {
+  const emulation::Floats x(a), y(b);
+  return emulation::floats([&](int i) { return x[i] * y[i]; });
+}
+// b where one of them is no number.
+inline __m512 _mm512_max_ps(__m512 a, __m512 b) {
+  const emulation::Floats x(a), y(b);
+  return emulation::floats([&](int i) { return x[i] > y[i] ? x[i] : y[i]; });
+}
+inline __mmask16 _mm512_cmp_ps_mask(__m512 a, __m512 b, int predicate) {
+  static_cast<void>(predicate);  // _CMP_LT_OQ is the only one
+  const emulation::Floats x(a), y(b);
+  unsigned mask = 0;
+  for (int i = 0; i < 16; ++i) mask |= static_cast<unsigned>(x[i] < y[i]) << i;
+  return static_cast<__mmask16>(mask);
+}
 inline __m512 _mm512_sqrt_ps(__m512 a) {
   const emulation::Floats x(a);
   return emulation::floats([&](int i) { return std::sqrt(x[i]); });
@@ -141,9 +194,45 @@ inline uint32_t _mm512_reduce_max_epu32(__m512i a) {
   const emulation::Words x(a);
   return *std::max_element(x.lane, x.lane + x.COUNT);
 }
-inline __m512i _mm512_sllv_epi32(__m512i a, __m512i counts) {
-  const emulation::Words x(a), n(counts);
-  return emulation::integers([&](int i) { return n[i] < 32 ? x[i] << n[i] : 0; });
+inline __m512i _mm512_add_epi8(__m512i a, __m512i b) {
+  const emulation::Bytes x(a), y(b);
+  return emulation::integers<uint8_t>([&](int i) { return static_cast<uint8_t>(x[i] + y[i]); });
+}
+inline __m512i _mm512_min_epi32(__m512i a, __m512i b) {
+  const emulation::Lanes<int32_t> x(a), y(b);
+  return emulation::integers<int32_t>([&](int i) { return std::min(x[i], y[i]); });
+}
+inline __m512i _mm512_min_epu16(__m512i a, __m512i b) {
+  const emulation::Halves x(a), y(b);
+  return emulation::integers<uint16_t>([&](int i) { return std::min(x[i], y[i]); });
+}
+// Zero where the mask has no bit.
+inline __m512i _mm512_maskz_max_epu8(__mmask64 mask, __m512i a, __m512i b) {
+  const emulation::Bytes x(a), y(b);
+  return emulation::integers<uint8_t>(
+      [&](int i) { return (mask >> i & 1) != 0 ? std::max(x[i], y[i]) : uint8_t{0}; });
+}
+// `old` where the mask has no bit.
+inline __m512i _mm512_mask_subs_epu8(__m512i old, __mmask64 mask, __m512i a, __m512i b) {
+  const emulation::Bytes kept(old), x(a), y(b);
+  return emulation::integers<uint8_t>([&](int i) {
+    if ((mask >> i & 1) == 0) return kept[i];
+    return static_cast<uint8_t>(x[i] > y[i] ? x[i] - y[i] : 0);
+  });
+}
+inline __mmask64 _mm512_movepi8_mask(__m512i a) {
+  return emulation::mask_of<__mmask64, uint8_t>(a, [](uint8_t lane) { return lane >= 128; });
+}
+// Where a & b has a bit, or has none.
+inline __mmask64 _mm512_test_epi8_mask(__m512i a, __m512i b) {
+  return emulation::mask_of<__mmask64, uint8_t>(a & b, [](uint8_t lane) { return lane != 0; });
+}
+inline __mmask16 _mm512_testn_epi32_mask(__m512i a, __m512i b) {
+  return emulation::mask_of<__mmask16, uint32_t>(a & b, [](uint32_t lane) { return lane == 0; });
+}
+inline __m512i _mm512_srli_epi32(__m512i a, unsigned count) {
+  const emulation::Words x(a);
+  return emulation::integers([&](int i) { return count < 32 ? x[i] >> count : 0; });
 }
 inline __m512i _mm512_srlv_epi32(__m512i a, __m512i counts) {
   const emulation::Words x(a), n(counts);
@@ -194,22 +283,6 @@ inline __m512i _mm512_ternarylogic_epi32(__m512i a, __m512i b, __m512i c, int ta
     return result;
   });
 }
-inline __m512i _mm512_subs_epu16(__m512i a, __m512i b) {
-  const emulation::Halves x(a), y(b);
-  return emulation::integers<uint16_t>(
-      [&](int i) { return static_cast<uint16_t>(x[i] > y[i] ? x[i] - y[i] : 0); });
-}
-inline __m512i _mm512_mulhi_epu16(__m512i a, __m512i b) {
-  const emulation::Halves x(a), y(b);
-  return emulation::integers<uint16_t>(
-      [&](int i) { return static_cast<uint16_t>(uint32_t{x[i]} * y[i] >> 16); });
-}
-inline __mmask16 _mm512_cmplt_epu32_mask(__m512i a, __m512i b) {
-  const emulation::Words x(a), y(b);
-  unsigned mask = 0;
-  for (int i = 0; i < 16; ++i) mask |= static_cast<unsigned>(x[i] < y[i]) << i;
-  return static_cast<__mmask16>(mask);
-}
 // Where no bit is in both.
 inline __mmask32 _mm512_testn_epi16_mask(__m512i a, __m512i b) {
   const emulation::Halves x(a), y(b);
@@ -238,7 +311,23 @@ inline __m512i _mm512_permutexvar_epi32(__m512i index, __m512i a) {
   const emulation::Words from(index), x(a);
   return emulation::integers([&](int i) { return x[static_cast<int>(from[i] & 15)]; });
 }
-
+// The fifth bit of an index chooses b.
+inline __m512i _mm512_permutex2var_epi32(__m512i a, __m512i index, __m512i b) {
+  const emulation::Words from(index), x(a), y(b);
+  return emulation::integers([&](int i) {
+    const int at = static_cast<int>(from[i] & 15);
+    return (from[i] & 16) == 0 ? x[at] : y[at];
+  });
+}
+// `old` where the mask has no bit.
+inline __m512i _mm512_mask_permutexvar_epi8(__m512i old, __mmask64 mask, __m512i index, __m512i a) {
+  const emulation::Bytes kept(old), from(index), x(a);
+  return emulation::integers<uint8_t>(
+      [&](int i) { return (mask >> i & 1) != 0 ? x[from[i] & 63] : kept[i]; });
+}
+inline __m512i _mm512_permutexvar_epi8(__m512i index, __m512i a) {
+  return _mm512_mask_permutexvar_epi8(a, ~__mmask64{0}, index, a);
+}
 inline __m512i _mm512_permutexvar_epi16(__m512i index, __m512i a) {
   const emulation::Halves from(index), x(a);
   return emulation::integers<uint16_t>([&](int i) { return x[from[i] & 31]; });
@@ -288,25 +377,51 @@ inline __m512 _mm512_dpbf16_ps(__m512 sums, __m512bh a, __m512bh b) {
   });
 }
 
-// Within each quarter the words, or pairs of words, of a and b in turn.
-inline __m512i emulated_unpack(__m512i a, __m512i b, int words, bool high) {
-  const emulation::Words x(a), y(b);
-  return emulation::integers([&](int i) {
-    const int at = i % 4, from = i / 4 * 4 + (high ? 2 : 0) + at / (2 * words) * words + at % words;
-    return at / words % 2 == 0 ? x[from] : y[from];
+// Within each quarter the lanes of a and b in turn, of its lower or its upper half.
+template <class Lane>
+__m512i emulated_unpack(__m512i a, __m512i b, bool high) {
+  const emulation::Lanes<Lane> x(a), y(b);
+  constexpr int QUARTER = emulation::Lanes<Lane>::COUNT / 4;
+  return emulation::integers<Lane>([&](int i) {
+    const int from = i / QUARTER * QUARTER + (high ? QUARTER / 2 : 0) + i % QUARTER / 2;
+    return i % 2 == 0 ? x[from] : y[from];
   });
 }
+inline __m512i _mm512_unpacklo_epi8(__m512i a, __m512i b) {
+  return emulated_unpack<uint8_t>(a, b, false);
+}
+inline __m512i _mm512_unpackhi_epi8(__m512i a, __m512i b) {
+  return emulated_unpack<uint8_t>(a, b, true);
+}
+inline __m512i _mm512_unpacklo_epi16(__m512i a, __m512i b) {
+  return emulated_unpack<uint16_t>(a, b, false);
+}
+inline __m512i _mm512_unpackhi_epi16(__m512i a, __m512i b) {
+  return emulated_unpack<uint16_t>(a, b, true);
+}
 inline __m512i _mm512_unpacklo_epi32(__m512i a, __m512i b) {
-  return emulated_unpack(a, b, 1, false);
+  return emulated_unpack<uint32_t>(a, b, false);
 }
 inline __m512i _mm512_unpackhi_epi32(__m512i a, __m512i b) {
-  return emulated_unpack(a, b, 1, true);
+  return emulated_unpack<uint32_t>(a, b, true);
 }
 inline __m512i _mm512_unpacklo_epi64(__m512i a, __m512i b) {
-  return emulated_unpack(a, b, 2, false);
+  return emulated_unpack<uint64_t>(a, b, false);
 }
 inline __m512i _mm512_unpackhi_epi64(__m512i a, __m512i b) {
-  return emulated_unpack(a, b, 2, true);
+  return emulated_unpack<uint64_t>(a, b, true);
+}
+inline __m512i _mm512_packs_epi16(__m512i a, __m512i b) {
+  return emulation::packed<int8_t, int16_t>(a, b);
+}
+inline __m512i _mm512_packus_epi16(__m512i a, __m512i b) {
+  return emulation::packed<uint8_t, int16_t>(a, b);
+}
+inline __m512i _mm512_packs_epi32(__m512i a, __m512i b) {
+  return emulation::packed<int16_t, int32_t>(a, b);
+}
+inline __m512i _mm512_packus_epi32(__m512i a, __m512i b) {
+  return emulation::packed<uint16_t, int32_t>(a, b);
 }
 inline __m512i _mm512_inserti32x4(__m512i a, __m128i b, int quarter) {
   const emulation::Words x(a);
@@ -346,7 +461,15 @@ inline __m512 _mm512_cvtepi32_ps(__m512i a) {
   const emulation::Lanes<int32_t> x(a);
   return emulation::floats([&](int i) { return static_cast<float>(x[i]); });
 }
-// Truncated, not saturated.
+// Truncated; what is out of range, or no number, becomes the least.
+inline __m512i _mm512_cvttps_epi32(__m512 a) {
+  const emulation::Floats x(a);
+  return emulation::integers<int32_t>([&](int i) {
+    const bool is_in_range = x[i] >= -0x1p31f && x[i] < 0x1p31f;
+    return is_in_range ? static_cast<int32_t>(x[i]) : std::numeric_limits<int32_t>::min();
+  });
+}
+// The lower bits, not saturated.
 inline __m256i _mm512_cvtepi32_epi16(__m512i a) {
   const emulation::Words x(a);
   return emulation::each<uint16_t, 32, __m256i>([&](int i) { return static_cast<uint16_t>(x[i]); });
