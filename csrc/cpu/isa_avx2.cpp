@@ -24,6 +24,7 @@ namespace avx2 {
 
 #include "simd_avx2.inl"
 #include "simd.inl"
+#include "tiles_none.inl"
 #include "pairs_none.inl"
 #include "code_blocks_avx2.inl"
 #include "codebook_table_avx2.inl"

@@ -53,6 +53,7 @@ namespace avx512 {
 
 #include "simd_avx512.inl"
 #include "simd.inl"
+#include "tiles_avx512.inl"
 #include "code_blocks_avx512.inl"
 #include "word_units.inl"
 #include "word_encoder_avx512.inl"

@@ -6,6 +6,7 @@ namespace serial {
 
 #include "simd_serial.inl"
 #include "simd.inl"
+#include "tiles_none.inl"
 #include "pairs_none.inl"
 #include "code_blocks_serial.inl"
 #include "codebook_table.inl"

@@ -95,6 +95,20 @@ inline void pair_row(float* row, int64_t depth) {
   std::memcpy(row, rounded, static_cast<size_t>(even) * sizeof *rounded);
 }
 
+// The rows of a tile from `row` on, from where they lie; false where they must be read first.
+inline bool pack_in_place(const DenseRows& source, int64_t row, Range depths, bool paired,
+                          float* tile) {
+  const MatrixView& matrix = source.matrix;
+  if (!source.is_plain() || (paired && matrix.type != ElementType::bfloat16)) return false;
+  bool is_packed = false;
+  dispatch(matrix.type, [&](auto* tag) {
+    const auto* data = static_cast<decltype(tag)>(const_cast<void*>(matrix.data));
+    const auto* rows = data + (source.first_row + row) * matrix.stride + depths.first;
+    is_packed = pack_whole_tile(rows, matrix.stride, depths.size(), paired, tile);
+  });
+  return is_packed;
+}
+
 // Packs the tiles of rows `range` (relative to source.first_row), a multiple of TILE_ROWS on.
 inline void pack_left(const DenseRows& source, Range range, const LeftTiles& left) {
   alignas(64) float rows[TILE_ROWS][DEPTH];
@@ -102,13 +116,18 @@ inline void pack_left(const DenseRows& source, Range range, const LeftTiles& lef
   for (int64_t row = range.first; row < range.last; row += TILE_ROWS) {
     const int64_t height = left.height(row / TILE_ROWS);
     for (int64_t first = 0; first < left.depth; first += step) {
-      const int64_t depth = std::min(step, left.depth - first);
+      const int64_t depth = std::min(step, left.depth - first), cells = left.cells(depth);
+      float* tile = left.tile(row / TILE_ROWS, first);
+      const bool is_whole = height == TILE_ROWS;
+      if (is_whole && pack_in_place(source, row, {first, first + depth}, left.paired, tile)) {
+        continue;
+      }
       for (int64_t i = 0; i < height; ++i) {
         source.read(row + i, first, depth, rows[i]);
         if (left.paired) pair_row(rows[i], depth);
       }
-      pack_tile(height, rows[0], DEPTH, 1, {0, left.cells(depth)},
-                left.tile(row / TILE_ROWS, first));
+      if (is_whole && pack_whole_tile(rows[0], DEPTH, cells, false, tile)) continue;
+      pack_tile(height, rows[0], DEPTH, 1, {0, cells}, tile);
     }
   }
 }
@@ -168,6 +187,7 @@ struct DensePanels {
     const Element* row = static_cast<const Element*>(matrix.data) +
                          (source.first_row + first) * matrix.stride + column;
     for (int64_t d = 0; d < depth; ++d, row += matrix.stride, panel += TILE_COLUMNS) {
+      prefetch(row + depth * matrix.stride, TILE_COLUMNS * int64_t{sizeof *row});
       store(panel, load(row));
       store(panel + LANES, load(row + LANES));
     }
@@ -179,10 +199,38 @@ struct TransposedDensePanels {
   DenseRows source;
 
   void pack(int64_t first, int64_t depth, int64_t column, float* panel) const {
+    const bool is_float = source.matrix.type == ElementType::float32 && source.is_plain();
+    const int64_t whole = is_float ? depth / 4 * 4 : 0;  // words of sixteen bytes
+    for (int64_t c = 0; whole > 0 && c < TILE_COLUMNS; c += LANES) {
+      transpose(first, whole, column + c, panel + c);
+    }
+    if (whole == depth) return;
     float row[DEPTH];
     for (int64_t c = 0; c < TILE_COLUMNS; ++c) {
-      source.read(std::min(column + c, source.matrix.rows - 1), first, depth, row);
-      for (int64_t d = 0; d < depth; ++d) panel[d * TILE_COLUMNS + c] = row[d];
+      source.read(row_of(column + c), first + whole, depth - whole, row);
+      for (int64_t d = whole; d < depth; ++d) panel[d * TILE_COLUMNS + c] = row[d - whole];
+    }
+  }
+
+ private:
+  int64_t row_of(int64_t column) const { return std::min(column, source.matrix.rows - 1); }
+
+  // LANES rows of floats side by side.
+  void transpose(int64_t first, int64_t depth, int64_t column, float* panel) const {
+    const auto* data = static_cast<const float*>(source.matrix.data) + first;
+    const uint8_t* rows[LANES];
+    for (int i = 0; i < LANES; ++i) {
+      const int64_t row = source.first_row + row_of(column + i);
+      rows[i] = reinterpret_cast<const uint8_t*>(data + row * source.matrix.stride);
+    }
+    Words words[4];
+    for (int64_t d = 0; d < depth; d += 4) {
+      const int64_t offset = d * static_cast<int64_t>(sizeof *data);
+      gather_words([&](int row) { return rows[row] + offset; }, words);
+      for (const Words word : words) {
+        store(panel, reinterpret_cast<Floats>(word));
+        panel += TILE_COLUMNS;
+      }
     }
   }
 };
@@ -205,10 +253,15 @@ struct WeightPanels {
   }
 
  private:
-  // A panel's row is two vectors and lies in one block.
+  // A panel's row is two vectors and lies in one block. Meanwhile the next panel's codes are asked
+  // for: rows lie too far apart to be fetched ahead otherwise.
   template <class Decoder>
   void pack_whole(const Decoder& decoder, int64_t index, int64_t depth, float* panel) const {
+    const int64_t ahead = depth * weight.k;
     for (int64_t d = 0; d < depth; ++d, index += weight.k, panel += TILE_COLUMNS) {
+      if (index + ahead < weight.n * weight.k) {
+        __builtin_prefetch(codes_at<Decoder>(weight, index + ahead));
+      }
       const Floats scale = broadcast(weight.scale_at(index));
       const uint8_t* codes = codes_at<Decoder>(weight, index);
       store(panel, decoder(codes) * scale);
@@ -242,6 +295,8 @@ struct TransposedWeightPanels {
     for (int i = 0; i < LANES; ++i) {
       starts[i] = std::min(column + i, weight.n - 1) * weight.k + first;
       sources[i] = codes_at<Decoder>(weight, starts[i]);
+      const int64_t num_bytes = depth * Decoder::VECTOR_BYTES / LANES;
+      prefetch(sources[i] + num_bytes, num_bytes);
     }
     for (int64_t d = 0, run; d < depth; d += run) {
       run = depth - d;

@@ -67,9 +67,15 @@ inline void project_to_rank(const RowBlock& block, const AdapterView& adapter,
   const Range rows = block.own_rows;
   const OutputView out{projected, ElementType::float32, block.num_rows, adapter.rank};
   for (int64_t column = 0; column < adapter.rank; column += TILE_COLUMNS) {
+    const auto finish = [&](Range done) {
+      store_strip(block.strip, done, column, rows.first, out);
+    };
     begin_strip(block.strip, rows.size(), start);
-    add_product(block.strip, left, rows, right, column);
-    store_strip(block.strip, rows.size(), column, rows.first, out);
+    if (adapter.rank - column <= LANES) {
+      add_product<1>(block.strip, left, rows, right, column, finish);
+    } else {
+      add_product(block.strip, left, rows, right, column, finish);
+    }
   }
   scale_and_drop(block, adapter, projected);
 }
@@ -144,26 +150,28 @@ inline void read_columns(const MatrixView& row, int64_t column, float* target) {
 }
 
 // sums[row][c] = scale[c] sums[row][c] + bias[c]
-inline void scale_strip(const Strip& strip, int64_t num_rows, const float* scale,
-                        const float* bias) {
+inline void scale_strip(const Strip& strip, Range rows, const float* scale, const float* bias) {
   for (int half = 0; half < 2; ++half) {
     const Floats factor = load(scale + half * LANES), shift = load(bias + half * LANES);
-    float* sums = strip.sums + half * LANES;
-    for (int64_t row = 0; row < num_rows; ++row, sums += TILE_COLUMNS) {
+    float* sums = strip.sums + rows.first * TILE_COLUMNS + half * LANES;
+    for (int64_t row = rows.first; row < rows.last; ++row, sums += TILE_COLUMNS) {
       store(sums, fused_multiply_add(factor, load(sums), shift));
     }
   }
 }
 
-// The products of one layer that make a strip, for packed rows and for few.
+// The products of one layer that make a strip, for packed rows and for few; finish(rows) is called
+// where they are complete.
 struct PackedProducts {
   LeftTiles x, h;
 
-  void add(const ForwardLayer& layer, const RowBlock& block, int64_t column) const {
+  template <class Finish>
+  void add(const ForwardLayer& layer, const RowBlock& block, int64_t column,
+           const Finish& finish) const {
     const TransposedDensePanels b{{layer.adapter.b}};
     if (layer.adapter.rank > 0) add_product(block.strip, h, block.all_rows(), b, column);
     const TransposedWeightPanels weight{layer.weight};
-    add_product(block.strip, x, block.all_rows(), weight, column);
+    add_product(block.strip, x, block.all_rows(), weight, column, finish);
   }
 };
 
@@ -171,11 +179,14 @@ struct FewProducts {
   FewRowsTimesWeight product;
   const float* h;
 
-  void add(const ForwardLayer& layer, const RowBlock& block, int64_t column) const {
+  template <class Finish>
+  void add(const ForwardLayer& layer, const RowBlock& block, int64_t column,
+           const Finish& finish) const {
     const AdapterView& adapter = layer.adapter;
     const Strip& strip = block.strip;
     if (adapter.rank > 0) add_few_rows_of_rank(adapter, block.num_rows, h, column, strip.sums);
     product.add(column, strip);
+    finish(block.all_rows());
   }
 };
 
@@ -190,9 +201,10 @@ inline void forward_columns(const ForwardLayer& layer, const RowBlock& block,
     read_columns(layer.bias, column, bias);
     read_columns(layer.output_scale, column, scale);
     begin_strip(strip, block.num_rows, is_scaled ? zero : bias);
-    products.add(layer, block, column);
-    if (is_scaled) scale_strip(strip, block.num_rows, scale, bias);
-    store_strip(strip, block.num_rows, column, block.first_row, layer.y);
+    products.add(layer, block, column, [&](Range rows) {
+      if (is_scaled) scale_strip(strip, rows, scale, bias);
+      store_strip(strip, rows, column, block.first_row, layer.y);
+    });
   }
 }
 

@@ -94,9 +94,11 @@ inline void backward_dx(const BackwardTask& task, const RowBlock& block,
         add_product(strip, dh_tiles, block.all_rows(), a, column);
       }
       const LeftTiles dy_tiles = block.tiles(own.dy, weight.n);
-      add_product(strip, dy_tiles, block.all_rows(), WeightPanels{weight}, column);
+      const bool is_last = i + 1 == task.layers.size();
+      add_product(strip, dy_tiles, block.all_rows(), WeightPanels{weight}, column, [&](Range rows) {
+        if (is_last) store_strip(strip, rows, column, block.first_row, task.dx);
+      });
     }
-    store_strip(strip, block.num_rows, column, block.first_row, task.dx);
   }
 }
 

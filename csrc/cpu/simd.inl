@@ -33,14 +33,29 @@ inline Floats load(const Float16* source) {
 inline void store(float* target, Floats values) {
   std::memcpy(target, &values, sizeof values);
 }
-inline void store(BFloat16* target, Floats values) {
+// Upper halves that are the values as bf16; the lower ones are of no use.
+inline Words rounded_to_upper_half(Floats values) {
   const Words bits = reinterpret_cast<Words>(values);
   const Words rounded = bits + 0x7fffu + (bits >> 16 & 1u), quiet = bits | 0x400000u;
-  const HalfWords half = narrow((values != values ? quiet : rounded) >> 16);
+  return values != values ? quiet : rounded;
+}
+inline void store(BFloat16* target, Floats values) {
+  const HalfWords half = narrow(rounded_to_upper_half(values) >> 16);
   std::memcpy(target, &half, sizeof half);
 }
 inline void store(Float16* target, Floats values) {
   store_float16(target, values);
+}
+
+// Two vectors side by side.
+template <class Element>
+inline void store(Element* target, Floats first, Floats second) {
+  if constexpr (std::is_same_v<Element, BFloat16>) {
+    store_upper_halves(target, rounded_to_upper_half(first), rounded_to_upper_half(second));
+  } else {
+    store(target, first);
+    store(target + LANES, second);
+  }
 }
 
 // The lowest byte of each lane as a signed number.
@@ -52,6 +67,9 @@ inline Floats low_bytes_as_int8(Words words) {
 template <class Target, class Source>
 inline void convert(Target* target, const Source* source, int64_t count) {
   int64_t i = 0;
+  for (; i + 2 * LANES <= count; i += 2 * LANES) {
+    store(target + i, load(source + i), load(source + i + LANES));
+  }
   for (; i + LANES <= count; i += LANES) store(target + i, load(source + i));
   for (; i < count; ++i) target[i] = from_float<Target>(to_float(source[i]));
 }

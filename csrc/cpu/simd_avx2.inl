@@ -72,6 +72,13 @@ inline HalfWords narrow(Words values) {
   return reinterpret_cast<HalfWords>(
       _mm_packus_epi32(_mm256_castsi256_si128(lanes), _mm256_extracti128_si256(lanes, 1)));
 }
+// The upper halves of the lanes of both, in order.
+inline void store_upper_halves(void* target, Words first, Words second) {
+  const __m256i halves = _mm256_packus_epi32(reinterpret_cast<__m256i>(first >> 16),
+                                             reinterpret_cast<__m256i>(second >> 16));
+  const __m256i in_order = _mm256_permute4x64_epi64(halves, _MM_SHUFFLE(3, 1, 2, 0));
+  _mm256_storeu_si256(static_cast<__m256i*>(target), in_order);
+}
 inline Words widen(HalfWords values) {
   return reinterpret_cast<Words>(_mm256_cvtepu16_epi32(reinterpret_cast<__m128i>(values)));
 }

@@ -76,6 +76,14 @@ inline HalfWords narrow(Words values) {
 inline Words widen(HalfWords values) {
   return __builtin_convertvector(values, Words);
 }
+// The upper halves of the lanes of both, in order.
+inline void store_upper_halves(void* target, Words first, Words second) {
+  const __m512i upper =
+      _mm512_set_epi16(63, 61, 59, 57, 55, 53, 51, 49, 47, 45, 43, 41, 39, 37, 35, 33, 31, 29, 27,
+                       25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
+  _mm512_storeu_si512(target, _mm512_permutex2var_epi16(reinterpret_cast<__m512i>(first), upper,
+                                                        reinterpret_cast<__m512i>(second)));
+}
 inline void store_bytes(uint8_t* target, Words values) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(target),
                    _mm512_cvtepi32_epi8(reinterpret_cast<__m512i>(values)));

@@ -69,6 +69,11 @@ inline Words scaled_upper_half(Words values, uint16_t least, uint16_t factor) {
 inline HalfWords narrow(Words values) {
   return __builtin_convertvector(values, HalfWords);
 }
+// The upper halves of the lanes of both, in order.
+inline void store_upper_halves(void* target, Words first, Words second) {
+  const HalfWords halves[] = {narrow(first >> 16), narrow(second >> 16)};
+  std::memcpy(target, halves, sizeof halves);
+}
 inline Words widen(HalfWords values) {
   return __builtin_convertvector(values, Words);
 }

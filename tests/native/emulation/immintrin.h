@@ -70,6 +70,13 @@ inline __m512 _mm512_loadu_ps(const void* source) {
 inline void _mm512_storeu_ps(void* target, __m512 vector) {
   std::memcpy(target, &vector, sizeof vector);
 }
+inline void _mm512_mask_storeu_ps(void* target, __mmask16 lanes, __m512 vector) {
+  const emulation::Floats values(vector);
+  for (int i = 0; i < 16; ++i) {
+    if ((lanes >> i & 1) == 0) continue;
+    std::memcpy(static_cast<float*>(target) + i, &values[i], sizeof values[i]);
+  }
+}
 inline void _mm512_storeu_si512(void* target, __m512i vector) {
   std::memcpy(target, &vector, sizeof vector);
 }
@@ -353,6 +360,13 @@ inline __m512i _mm512_shuffle_i32x4(__m512i a, __m512i b, int places) {
     const int from = (places >> 2 * (i / 4) & 3) * 4 + i % 4;
     return i / 4 < 2 ? x[from] : y[from];
   });
+}
+
+// The sixth bit of an index says whether b's lane is meant.
+inline __m512i _mm512_permutex2var_epi16(__m512i a, __m512i index, __m512i b) {
+  const emulation::Halves x(a), from(index), y(b);
+  return emulation::integers<uint16_t>(
+      [&](int i) { return (from[i] & 32) != 0 ? y[from[i] & 31] : x[from[i] & 31]; });
 }
 
 // bf16: denormals count as zero, going in and coming out; always to nearest, ties to even
