@@ -1,5 +1,6 @@
 """The tiny Llama that the application's tests load, train and talk to."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,12 @@ from qlora import models
 TINY = Path(__file__).parents[1] / "fixtures" / "tiny_shakespeare_llama"
 
 
-@pytest.fixture(autouse=True)
-def _float32(monkeypatch, tmp_path):
-    """The same arithmetic on every machine; tests of bf16 ask for it."""
-    monkeypatch.setattr(models, "CPUINFO", tmp_path / "no-cpuinfo")
+@pytest.fixture(scope="session", autouse=True)
+def _float32(tmp_path_factory) -> Iterator[None]:
+    """The same arithmetic on every machine, for what tests share too; tests of bf16 ask for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "CPUINFO", tmp_path_factory.mktemp("machine") / "no-cpuinfo")
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,21 +1,15 @@
 """Which optimizer a run has: paged or not, the same bits; its memory; killed and resumed."""
 
 import io
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
 import qlora_kernels as qk
-from qlora.settings import to_yaml
+from app.train.killing import kill_after_a_checkpoint
 from qlora.train import loop
 from qlora.train.budget import Budget
 from qlora.train.prepare import prepare
@@ -86,19 +80,7 @@ def test_32_bit_states_are_paged_too(settings, settings_in, tmp_path):
 def test_killed_in_the_middle_of_a_paged_run(settings, unpaged):
     """kill -9 from outside, at whatever moment; resumed under another budget."""
     killed = settings(**PAGED, save_every=1)
-    config = killed.folder.parent / "run.yaml"
-    config.write_text(to_yaml(killed))
-    command = [sys.executable, "-m", "qlora.cli", "train", "--config", str(config)]
-    threads = str(torch.get_num_threads())
-    environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not list((killed.folder / "checkpoints").glob("checkpoint-*")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
+    kill_after_a_checkpoint(killed, killed.folder.parent / "run.yaml")
     result = train(replace(killed, resume="auto", optimizer_memory="20%"))
     assert (result.ending, result.steps) == ("finished", 8)
     assert tensors(killed.folder) == tensors(unpaged)

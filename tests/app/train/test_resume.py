@@ -3,9 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from qlora.settings import to_yaml
+from app.train.killing import kill_after_a_checkpoint
 from qlora.train import loop
 from qlora.train.metrics import read_rows
 from qlora.train.rows import StepRow, to_json
@@ -165,19 +162,7 @@ def test_a_signal_during_validation_leaves_it_due(straight, tmp_path, monkeypatc
 def test_killed_for_real(straight, tmp_path):
     """kill -9 from outside, at whatever moment; the threads must be as many as here."""
     killed = replace(straight, output=tmp_path / "killed", save_every=1)
-    config = tmp_path / "run.yaml"
-    config.write_text(to_yaml(killed))
-    command = [sys.executable, "-m", "qlora.cli", "train", "--config", str(config)]
-    threads = str(torch.get_num_threads())
-    environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / "killed/checkpoints").glob("checkpoint-*")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
+    kill_after_a_checkpoint(killed, tmp_path / "run.yaml")
     train(replace(killed, resume="auto"))
     assert_same_run(straight.folder, tmp_path / "killed")
 

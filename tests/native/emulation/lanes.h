@@ -1,5 +1,5 @@
-// Vectors of any x86-64, lane by lane, and the conversions of one lane: what immintrin.h beside
-// builds the intrinsics from.
+// Vectors of any x86-64, lane by lane, and the conversions of one lane: what the files beside
+// build the intrinsics from.
 #pragma once
 
 #include <emmintrin.h>
