@@ -31,7 +31,8 @@ struct Blocks {
 // since a call of the system takes as long as some blocks do.
 constexpr int64_t BLOCKS_TAKEN = 64, BLOCKS_TAKEN_IN_FILE = 256;
 
-// Threads take what is left next, since one may be slower than another.
+// Threads take what is left next, since one may be slower than another; from the end on, where what
+// the norm of the gradients has just read is still in a cache.
 inline void adamw_step(const AdamWTask& task, int num_threads) {
   const Blocks blocks(task.segments.size(), [&](size_t i) { return task.segments[i].size(); });
   const int64_t at_once = task.states.file == nullptr ? BLOCKS_TAKEN : BLOCKS_TAKEN_IN_FILE;
@@ -40,7 +41,8 @@ inline void adamw_step(const AdamWTask& task, int num_threads) {
   parallel(threads_with_room(task, threads), [&](const Team& team) {
     const std::span<uint8_t> room = room_of(team, task.states.room);
     for (int64_t first; (first = next.fetch_add(at_once)) < blocks.count();) {
-      const Range taken{first, std::min(first + at_once, blocks.count())};
+      const int64_t last = blocks.count() - first;
+      const Range taken{std::max(last - at_once, int64_t{0}), last};
       blocks.visit(taken, [&](size_t i, Range own) {
         const AdamWSegment& segment = task.segments[i];
         if (segment.file_shift) {
