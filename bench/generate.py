@@ -74,21 +74,28 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def variants(path: Path, rank: int) -> tuple[dict[str, Any], list[torch.Tensor]]:
-    """Models by name, and the prompts as tokens."""
+    """Models by name, and the prompts as tokens.
+
+    "exact" is ours in float32, where ours is not: only its layers say what codes stand for unrounded.
+    """
     dtype = compute_dtype()
     name = next(name for name, known in DTYPES.items() if known == dtype)
-    ours, tokenizer = load_model(path, name)
-    exact, _ = load_model(path, "float32")
     targets: Any = "all-linear" if rank else []
-    qk.prepare_model(ours, qk.QLoRAConfig(rank=rank or 8, targets=targets))
-    models = {f"ours nf4, {name}": ours.eval()}
+
+    def quantized(kind: str) -> tuple[Any, Any]:
+        model, tokenizer = load_model(path, kind)
+        qk.prepare_model(model, qk.QLoRAConfig(rank=rank or 8, targets=targets))
+        return model.eval(), tokenizer
+
+    ours, tokenizer = quantized(name)
+    exact = ours if dtype == torch.float32 else quantized("float32")[0]
+    models = {f"ours nf4, {name}": ours}
     for kind in ("float32", "bfloat16"):
         dense, _ = load_model(path, kind)
-        copy_values(ours, dense)
+        copy_values(exact, dense)
         models[f"transformers {kind}"] = dense
-    if dtype != torch.float32:
-        qk.prepare_model(exact, qk.QLoRAConfig(rank=rank or 8, targets=targets))
-        models["exact"] = exact.eval()
+    if exact is not ours:
+        models["exact"] = exact
     return models, [tokenizer(text, return_tensors="pt").input_ids for text in PROMPTS]
 
 
