@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
 def variants(path: Path, rank: int) -> tuple[dict[str, Any], list[torch.Tensor]]:
     """Models by name, and the prompts as tokens.
 
-    "exact" is ours in float32, where ours is not: only its layers say what codes stand for unrounded.
+    "exact" is ours in float32, where ours is not: only its layers give values of codes unrounded.
     """
     dtype = compute_dtype()
     name = next(name for name, known in DTYPES.items() if known == dtype)

@@ -7,16 +7,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from qlora import models
+from float32 import in_float32
 
 TINY = Path(__file__).parents[1] / "fixtures" / "tiny_shakespeare_llama"
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _float32(tmp_path_factory) -> Iterator[None]:
-    """The same arithmetic on every machine, for what tests share too; tests of bf16 ask for it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "CPUINFO", tmp_path_factory.mktemp("machine") / "no-cpuinfo")
+def _float32() -> Iterator[None]:
+    """For what tests share too; tests of bf16 ask for it."""
+    with in_float32():
         yield
 
 

@@ -2,9 +2,12 @@
 
 import io
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from float32 import in_float32
 
 NUM_NOUNS = 400  # more than the tests of the study hold out
 KINDS = ("05 animal", "06 artifact", "13 food")
@@ -19,6 +22,12 @@ def _noun(number: int) -> str:
 def _verb(number: int) -> str:
     gloss = f'to do {number}; "they did it {number} times over"'
     return f"{number:08d} 30 v 01 do_{number} 0 000 01 + 01 00 | {gloss}  "
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _float32() -> Iterator[None]:
+    with in_float32():
+        yield
 
 
 @pytest.fixture(scope="session")

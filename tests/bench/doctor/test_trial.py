@@ -12,14 +12,8 @@ from bench.doctor.diagnosis import diagnosed, rejudged
 from bench.doctor.experiment import Experiment, Trial
 from bench.doctor.run import trained
 from bench.doctor.table import EXPERIMENTS
-from qlora import models
 
 SHORT = {"steps": 6, "evaluate_every": 3, "save_every": 6, "warmup": 0.0}
-
-
-@pytest.fixture(autouse=True)
-def _float32(monkeypatch, tmp_path):
-    monkeypatch.setattr(models, "CPUINFO", tmp_path / "no-cpuinfo")
 
 
 def short(name: str, **changes) -> Experiment:

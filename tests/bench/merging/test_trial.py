@@ -11,7 +11,6 @@ from bench.merging import command, judge
 from bench.merging.judge import Judge, end_probability
 from bench.merging.mixes import MERGED_SKILLS, MERGED_STYLES, SUBTRACTED_SKILLS
 from bench.merging.table import page
-from qlora import models
 from qlora.data import Example
 from qlora.data.encode import IGNORE
 
@@ -19,8 +18,7 @@ TINY = Path(__file__).parents[2] / "fixtures" / "tiny_shakespeare_llama"
 
 
 @pytest.fixture(autouse=True)
-def _small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setattr(models, "CPUINFO", tmp_path / "no-cpuinfo")  # float32 on every machine
+def _small(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(judge, "NUM_WRITTEN", 2)
     monkeypatch.setattr(judge, "MAX_WRITTEN", 4)
 
