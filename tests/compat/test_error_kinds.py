@@ -111,8 +111,9 @@ KINDS: dict[str, tuple[type[Exception], Call]] = {
 @pytest.mark.parametrize("case", KINDS)
 def test_the_kind_is_theirs_and_ours(case: str):
     kind, call = KINDS[case]
-    with pytest.raises(kind):
-        call(bitsandbytes)
+    if not (case == "gemv" and bitsandbytes.functional.has_avx512bf16()):  # there its kernel aborts the process
+        with pytest.raises(kind):
+            call(bitsandbytes)
     with pytest.raises(kind) as caught:
         call(ours)
     assert isinstance(caught.value, InputError)
