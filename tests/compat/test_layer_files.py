@@ -144,11 +144,11 @@ def test_missing_and_unknown_keys_are_told():
 def test_any_parameter_of_a_module(nested: bool):
     modules = [nn.Module(), nn.Module()]
     for module, library in zip(modules, (parametrize, their_parametrize), strict=True):
-        module.register_parameter("experts", nn.Parameter(normal(4, 64, 32)))
+        module.register_parameter("experts", nn.Parameter(normal(4, 32, 64)))
         library.replace_parameter_4bit(module, "experts", compress_statistics=nested)
     mine, theirs = (module.state_dict() for module in modules)
     assert list(mine) == list(theirs) and torch.equal(mine["experts"], theirs["experts"])
-    assert modules[0].experts.shape == (4, 64, 32) and not modules[0].experts.requires_grad
+    assert modules[0].experts.shape == (4, 32, 64) and not modules[0].experts.requires_grad
     reader = nn.Module()
     reader.register_parameter("experts", nn.Parameter(theirs.pop("experts"), requires_grad=False))
     parts = {name.removeprefix("experts."): part for name, part in theirs.items()}
