@@ -25,6 +25,11 @@ def dequantize_flat(
     # On AVX-512 machines blocks of 2048 and more go to the compiled helper too.
     with torch.compiler.set_stance("force_eager"):
         values = operator(codes, absmax, block_size, format, shape, dtype).view(-1)
+        if dtype == torch.bfloat16 and functional.has_avx512bf16():  # flushes what is denormal
+            exact = operator(codes, absmax, block_size, format, shape, torch.float32).view(-1)
+            rounded = exact.to(dtype)
+            denormal = rounded.abs() < torch.finfo(dtype).tiny
+            values[denormal] = rounded[denormal]
     if format == "fp4":
         # Its code 8 is a second zero: -0.0 in bitsandbytes' scalar code, 0.0 in its codebook (the
         # quant_map in its files) and in the other three implementations. Ours is the codebook's.
