@@ -44,6 +44,8 @@ inline AdamWLargest update_from(const AdamWBlock block, const AdamWRates rates,
   const float weight = FROM_GRADIENT ? rates.first - 1.0f : rates.first;
   Words largest_m = broadcast_word(0), largest_v = largest_m;
   for (int64_t i = 0; i < block.count; i += LANES) {
+    prefetch_line(block.g, i + STATES_AHEAD);
+    prefetch_line(block.p, i + STATES_AHEAD);
     const Floats g = load(block.g + i) * gradient_scale, old = first(i);
     const Floats m = multiply_add_exactly(broadcast(weight), g - old, FROM_GRADIENT ? g : old);
     const Floats v = multiply_add_exactly(g * rates.second, g, second(i) * rates.beta2);
@@ -73,7 +75,10 @@ inline void step_states32(const AdamWTask& task, const AdamWSegment& segment, Ra
   block.m = floats_of(m, count, block.m);
   block.v = floats_of(v, count, block.v);
   const auto before = [](const float* states) {
-    return [states](int64_t i) { return load(states + i); };
+    return [states](int64_t i) {
+      prefetch_line(states, i + STATES_AHEAD);
+      return load(states + i);
+    };
   };
   update(block, segment.rates, task.gradient_scale, before(block.m), before(block.v));
   write_back(block.m, count, m);

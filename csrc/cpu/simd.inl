@@ -74,12 +74,24 @@ inline void convert(Target* target, const Source* source, int64_t count) {
   for (; i < count; ++i) target[i] = from_float<Target>(to_float(source[i]));
 }
 
+constexpr int64_t LINE = 64;  // bytes of a cache line
+
 // Asks for lines that the prefetchers of the hardware miss: they stop at the end of a page.
 inline void prefetch(const void* data, int64_t num_bytes) {
-  constexpr int64_t LINE = 64;
   const auto* bytes = static_cast<const char*>(data);
   for (int64_t i = 0; i < num_bytes; i += LINE) __builtin_prefetch(bytes + i);
 }
+
+// Asks for the line of values[i], once for all vectors of a line. A core has room for some sixteen
+// lines on their way and waits where it asks for more, so that this stands between other work.
+template <class Value>
+inline void prefetch_line(const Value* values, int64_t i) {
+  constexpr int64_t A_LINE = LINE / static_cast<int64_t>(sizeof(Value));
+  if (i % A_LINE < LANES) __builtin_prefetch(values + i);
+}
+
+// How far ahead of what an update reads its lines are asked for.
+constexpr int64_t STATES_AHEAD = 2 * STATE_BLOCK;
 
 // The codes of a block, in whole vectors of so many: where the last is short, a copy with zeros.
 template <int64_t WIDTH>

@@ -13,6 +13,7 @@
   const __m512i quarters = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
   const __m512 scales = _mm512_set1_ps(scale);
   for (int64_t i = 0; i < count; i += 64) {
+    prefetch_line(codes, i + STATES_AHEAD);
     const __m512i code = _mm512_permutexvar_epi32(quarters, _mm512_loadu_si512(codes + i));
     const __mmask64 upper = _mm512_movepi8_mask(code);
     const __mmask64 odd = _mm512_movepi8_mask(_mm512_add_epi8(code, code));

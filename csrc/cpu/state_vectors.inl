@@ -13,7 +13,10 @@ struct StateReader {
         codes(padded_codes<LANES>(source, count, codec.ZERO, padded)),
         absmax(broadcast(scale)) {}
 
-  Floats operator()(int64_t i) const { return look_up(map, codes + i) * absmax; }
+  Floats operator()(int64_t i) const {
+    prefetch_line(codes, i + STATES_AHEAD);
+    return look_up(map, codes + i) * absmax;
+  }
 };
 
 // The codes of TOGETHER scaled values by the lines of eight regions: common/state_codec.h.
