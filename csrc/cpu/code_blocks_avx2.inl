@@ -4,6 +4,7 @@
 
 constexpr bool WALKS_BLOCKS = true;
 constexpr int64_t BLOCKS_TOGETHER = 1;
+constexpr int64_t ROWS_TOGETHER = 4;
 
 using BlockSum = float __attribute__((vector_size(32)));
 

@@ -4,6 +4,7 @@
 
 constexpr bool WALKS_BLOCKS = true;
 constexpr int64_t BLOCKS_TOGETHER = 2;
+constexpr int64_t ROWS_TOGETHER = 8;
 
 using BlockSum = Floats;
 
@@ -69,7 +70,7 @@ struct WordBlocksOn {
     for (unsigned s = 0; s < 4; ++s) {
       values[s] = _mm512_permutexvar_epi16(_mm512_srli_epi16(indices, 4 * s), words);
     }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int row = 0; row < ROWS; ++row) {
       const int16_t* factors = x.values + row * BLOCKS_TOGETHER * BLOCK_CODES;
       __m512i sum = _mm512_setzero_si512();
@@ -111,13 +112,13 @@ struct FloatBlocks {
 #pragma GCC unroll 8
     for (unsigned s = 0; s < 8; ++s) {
       const Floats values = table[indices >> 4 * s];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int row = 0; row < ROWS; ++row) {
         const Floats factors = load(x.values + row * BLOCKS_TOGETHER * BLOCK_CODES + s * LANES);
         dots[row] = s == 0 ? values * factors : fused_multiply_add(values, factors, dots[row]);
       }
     }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int row = 0; row < ROWS; ++row)
       sums[row] = fused_multiply_add(dots[row], scales, sums[row]);
   }

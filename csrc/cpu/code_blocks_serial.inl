@@ -2,6 +2,7 @@
 
 constexpr bool WALKS_BLOCKS = false;  // rows of values are faster
 constexpr int64_t BLOCKS_TOGETHER = 1;
+constexpr int64_t ROWS_TOGETHER = 4;
 
 using BlockSum = float;
 

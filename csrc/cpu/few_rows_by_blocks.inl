@@ -1,8 +1,6 @@
 // A few rows of x and BLOCKS_TOGETHER blocks of codes at a time, by shuffles or permutations. Where
 // a row of W has an odd number of blocks and two are taken together, zeros stand beside the last.
 
-// Rows of x that share a decoding: the sums of more would not stay in registers.
-constexpr int64_t ROWS_TOGETHER = 4;
 // What these rows may have of L1, beside codes and scales.
 constexpr int64_t PLACES_IN_L1 = 24 << 10;
 // How far ahead codes are asked for, and the codes of scales, of which there are fewer.
@@ -124,7 +122,7 @@ template <int ROWS, class Blocks>
     block_scales.for_vectors(block, count, [&](int64_t i, Floats scale, Floats offset) {
       const Floats of_weight = load(found + i) * scale + offset;
       if constexpr (!HAS_WORDS) return store(scales[0] + i, of_weight);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int j = 0; j < ROWS; ++j) {
         store(scales[j] + i, of_weight * load(own + j * x.scales_stride() + i));
       }
@@ -150,7 +148,7 @@ template <int ROWS, class Blocks>
       if (next != nullptr) found[i] = map[next[i]];
       blocks.template add<false>(codes, rows, totals);
     }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int i = 0; i < ROWS; ++i) sums[i * TILE_COLUMNS + c] += factor * total(totals[i]);
   }
 }

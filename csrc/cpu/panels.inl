@@ -33,6 +33,11 @@ struct LeftTiles {
     const int64_t panel = std::min(panel_depth(depth), depth - first);
     return data + cells(first) * rows + index * TILE_ROWS * cells(panel);
   }
+  // What one row has at a depth, where nothing is paired.
+  float& at(int64_t row, int64_t d) const {
+    const int64_t index = row / TILE_ROWS, step = panel_depth(depth), first = d / step * step;
+    return tile(index, first)[(d - first) * height(index) + row % TILE_ROWS];
+  }
 };
 
 // Rows [first_row, ...) of a matrix, with dropout where asked for: element index = flat index; and
@@ -200,33 +205,45 @@ struct TransposedDensePanels {
 
   void pack(int64_t first, int64_t depth, int64_t column, float* panel) const {
     const bool is_float = source.matrix.type == ElementType::float32 && source.is_plain();
-    const int64_t whole = is_float ? depth / 4 * 4 : 0;  // words of sixteen bytes
-    for (int64_t c = 0; whole > 0 && c < TILE_COLUMNS; c += LANES) {
-      transpose(first, whole, column + c, panel + c);
-    }
-    if (whole == depth) return;
-    float row[DEPTH];
-    for (int64_t c = 0; c < TILE_COLUMNS; ++c) {
-      source.read(row_of(column + c), first + whole, depth - whole, row);
-      for (int64_t d = whole; d < depth; ++d) panel[d * TILE_COLUMNS + c] = row[d - whole];
+    for (int64_t c = 0; c < TILE_COLUMNS; c += LANES) {
+      if (is_float && depth % STEP == 0) {
+        pack_in_place(first, depth, column + c, panel + c);
+      } else {
+        pack_as_floats(first, depth, column + c, panel + c);
+      }
     }
   }
 
  private:
+  static constexpr int64_t STEP = 4;  // words of sixteen bytes
+
   int64_t row_of(int64_t column) const { return std::min(column, source.matrix.rows - 1); }
 
-  // LANES rows of floats side by side.
-  void transpose(int64_t first, int64_t depth, int64_t column, float* panel) const {
-    const auto* data = static_cast<const float*>(source.matrix.data) + first;
-    const uint8_t* rows[LANES];
+  void pack_in_place(int64_t first, int64_t depth, int64_t column, float* panel) const {
+    const float* rows[LANES];
     for (int i = 0; i < LANES; ++i) {
       const int64_t row = source.first_row + row_of(column + i);
-      rows[i] = reinterpret_cast<const uint8_t*>(data + row * source.matrix.stride);
+      rows[i] = static_cast<const float*>(source.matrix.data) + row * source.matrix.stride + first;
     }
-    Words words[4];
-    for (int64_t d = 0; d < depth; d += 4) {
-      const int64_t offset = d * static_cast<int64_t>(sizeof *data);
-      gather_words([&](int row) { return rows[row] + offset; }, words);
+    transpose(rows, depth, panel);
+  }
+
+  void pack_as_floats(int64_t first, int64_t depth, int64_t column, float* panel) const {
+    alignas(64) float floats[LANES][DEPTH];
+    const float* rows[LANES];
+    for (int i = 0; i < LANES; ++i) {
+      source.read(row_of(column + i), first, depth, floats[i]);
+      for (int64_t d = depth; d % STEP != 0; ++d) floats[i][d] = 0.0f;
+      rows[i] = floats[i];
+    }
+    transpose(rows, depth, panel);
+  }
+
+  // LANES rows side by side, of a depth that is rounded up.
+  static void transpose(const float* const* rows, int64_t depth, float* panel) {
+    Words words[STEP];
+    for (int64_t d = 0; d < depth; d += STEP) {
+      gather_words([&](int row) { return reinterpret_cast<const uint8_t*>(rows[row] + d); }, words);
       for (const Words word : words) {
         store(panel, reinterpret_cast<Floats>(word));
         panel += TILE_COLUMNS;

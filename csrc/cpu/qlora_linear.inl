@@ -107,12 +107,16 @@ struct ForwardScratch {
   std::vector<LayerH> h;
 };
 
-// Few rows are not packed, and their h is not either: the threads share ranks.
+// Few rows are not packed; for their h the threads share ranks.
 inline bool is_few(const ForwardTask& task, const RowBlock& block) {
   return takes_few_rows(task.x.columns, block.num_rows) &&
          std::all_of(task.layers.begin(), task.layers.end(), [](const ForwardLayer& layer) {
            return layer.adapter.dropout_on == DropoutOn::nothing;
          });
+}
+
+inline LeftTiles h_of_few_rows(const RowBlock& block, const AdapterView& adapter, const LayerH& h) {
+  return {h.tiles, block.num_rows, adapter.rank};
 }
 
 inline void forward_few_rows(const ForwardTask& task, const RowBlock& block, const Team& team,
@@ -123,7 +127,8 @@ inline void forward_few_rows(const ForwardTask& task, const RowBlock& block, con
   for (size_t i = 0; i < task.layers.size(); ++i) {
     const AdapterView& adapter = task.layers[i].adapter;
     const Range ranks = team.share_of(adapter.rank, 1);
-    few_rows_to_rank(task.x, rows, adapter, ranks, scratch.h[i].rows);
+    const LeftTiles h = h_of_few_rows(block, adapter, scratch.h[i]);
+    few_rows_to_rank(task.x, rows, adapter, ranks, h);
   }
 }
 
@@ -160,6 +165,13 @@ inline void scale_strip(const Strip& strip, Range rows, const float* scale, cons
   }
 }
 
+// The strip's part of h b^T.
+inline void add_rank_product(const AdapterView& adapter, const RowBlock& block, const LeftTiles& h,
+                             int64_t column) {
+  if (adapter.rank == 0) return;
+  add_product(block.strip, h, block.all_rows(), TransposedDensePanels{{adapter.b}}, column);
+}
+
 // The products of one layer that make a strip, for packed rows and for few; finish(rows) is called
 // where they are complete.
 struct PackedProducts {
@@ -168,8 +180,7 @@ struct PackedProducts {
   template <class Finish>
   void add(const ForwardLayer& layer, const RowBlock& block, int64_t column,
            const Finish& finish) const {
-    const TransposedDensePanels b{{layer.adapter.b}};
-    if (layer.adapter.rank > 0) add_product(block.strip, h, block.all_rows(), b, column);
+    add_rank_product(layer.adapter, block, h, column);
     const TransposedWeightPanels weight{layer.weight};
     add_product(block.strip, x, block.all_rows(), weight, column, finish);
   }
@@ -177,15 +188,13 @@ struct PackedProducts {
 
 struct FewProducts {
   FewRowsTimesWeight product;
-  const float* h;
+  LeftTiles h;
 
   template <class Finish>
   void add(const ForwardLayer& layer, const RowBlock& block, int64_t column,
            const Finish& finish) const {
-    const AdapterView& adapter = layer.adapter;
-    const Strip& strip = block.strip;
-    if (adapter.rank > 0) add_few_rows_of_rank(adapter, block.num_rows, h, column, strip.sums);
-    product.add(column, strip);
+    add_rank_product(layer.adapter, block, h, column);
+    product.add(column, block.strip);
     finish(block.all_rows());
   }
 };
@@ -223,7 +232,8 @@ inline void forward_block(const ForwardTask& task, const RowBlock& block, const 
     const Range columns = team.share_of(layer.weight.n, TILE_COLUMNS);
     if (few) {
       const FewRows x(task.x, block.num_rows, scratch.few);
-      const FewProducts products{{layer.weight, x}, scratch.h[i].rows};
+      const LeftTiles h = h_of_few_rows(block, layer.adapter, scratch.h[i]);
+      const FewProducts products{{layer.weight, x}, h};
       forward_columns(layer, block, products, columns);
     } else {
       const LeftTiles x = block.tiles(scratch.x, task.x.columns);
