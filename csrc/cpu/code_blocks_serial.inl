@@ -3,6 +3,7 @@
 constexpr bool WALKS_BLOCKS = false;  // rows of values are faster
 constexpr int64_t BLOCKS_TOGETHER = 1;
 constexpr int64_t ROWS_TOGETHER = 4;
+constexpr int64_t CODES_AHEAD = 2 << 10;
 
 using BlockSum = float;
 

@@ -3,8 +3,8 @@
 
 // What these rows may have of L1, beside codes and scales.
 constexpr int64_t PLACES_IN_L1 = 24 << 10;
-// How far ahead codes are asked for, and the codes of scales, of which there are fewer.
-constexpr int64_t CODES_AHEAD = 2 << 10, SCALES_AHEAD = 1 << 9;
+// How far ahead the codes of scales are asked for.
+constexpr int64_t SCALES_AHEAD = 1 << 9;
 
 // Whether rows of W are whole blocks of BLOCK_CODES codes of one scale, and walked as such.
 inline bool takes_code_blocks(const WeightView& weight) {
