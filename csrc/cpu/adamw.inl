@@ -45,7 +45,6 @@ inline AdamWLargest update_from(const AdamWBlock block, const AdamWRates rates,
   Words largest_m = broadcast_word(0), largest_v = largest_m;
   for (int64_t i = 0; i < block.count; i += LANES) {
     prefetch_line(block.g, i + STATES_AHEAD);
-    prefetch_line(block.p, i + STATES_AHEAD);
     const Floats g = load(block.g + i) * gradient_scale, old = first(i);
     const Floats m = multiply_add_exactly(broadcast(weight), g - old, FROM_GRADIENT ? g : old);
     const Floats v = multiply_add_exactly(g * rates.second, g, second(i) * rates.beta2);
@@ -80,7 +79,11 @@ inline void step_states32(const AdamWTask& task, const AdamWSegment& segment, Ra
       return load(states + i);
     };
   };
-  update(block, segment.rates, task.gradient_scale, before(block.m), before(block.v));
+  const auto first = [p = block.p, m = before(block.m)](int64_t i) {
+    prefetch_line(p, i + STATES_AHEAD);
+    return m(i);
+  };
+  update(block, segment.rates, task.gradient_scale, first, before(block.v));
   write_back(block.m, count, m);
   write_back(block.v, count, v);
 }
@@ -96,8 +99,14 @@ inline void step_states8(const AdamWTask& task, const AdamWSegment& segment, Ran
       update(block, segment.rates, task.gradient_scale,
              StateReader<true>(*task.first_codec, m, m_absmax, count, padded_m, block.m),
              StateReader<false>(*task.second_codec, v, v_absmax, count, padded_v, block.v));
-  m_absmax = encode_state(*task.first_codec, block.m, count, largest.m, m);
-  v_absmax = encode_state(*task.second_codec, block.v, count, largest.v, v);
+  // Lines of the parameters are asked for here, half by each: updating asks for gradients'.
+  const auto ahead = [](const float* p) {
+    return [p](int64_t i) { prefetch(p + i / 2, TOGETHER / 2 * int64_t{sizeof *p}); };
+  };
+  const float* p = block.p + STATES_AHEAD;
+  m_absmax = encode_state(*task.first_codec, block.m, count, largest.m, m, ahead(p));
+  v_absmax =
+      encode_state(*task.second_codec, block.v, count, largest.v, v, ahead(p + STATE_BLOCK / 2));
 }
 
 template <class Parameter, class Gradient>
