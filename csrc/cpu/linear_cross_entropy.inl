@@ -120,11 +120,12 @@ inline void rescale(float* sums, int64_t k, const Floats* corrections) {
 
 // One segment for one strip: logits, their exponentials, and the gradient's sums.
 inline void add_segment(const CrossEntropyTask& task, const HeadSegment& segment,
-                        const LossStrip& strip, const Strip& scratch) {
-  static const float start[TILE_COLUMNS] = {};
+                        const LossStrip& strip, float* memory) {
+  const Range columns{0, TILE_COLUMNS};
+  const Strip scratch(memory, segment.size(), columns);
   float* const logits = scratch.sums;
-  begin_strip(scratch, segment.size(), start);
-  add_product(scratch, segment.tiles, {0, segment.size()}, PackedPanels{strip.hidden}, 0);
+  begin_strip(scratch);
+  add_product(scratch, segment.tiles, PackedPanels{strip.hidden});
   keep_label_logits(task, segment, strip, logits);
   Floats corrections[2];
   bool is_larger = false;
@@ -136,9 +137,9 @@ inline void add_segment(const CrossEntropyTask& task, const HeadSegment& segment
   if (!is_needed(task.dhidden)) return;
   const int64_t k = task.head.columns;
   if (is_larger) rescale(strip.sums, k, corrections);
-  Strip gradient = scratch;
+  Strip gradient(memory, k, columns);
   gradient.sums = strip.sums;
-  add_product(gradient, segment.transposed, {0, k}, PackedPanels{logits}, 0);
+  add_product(gradient, segment.transposed, PackedPanels{logits});
 }
 
 // dhidden of one row, from its sums and from the column sums of the head.
@@ -215,7 +216,7 @@ struct LossScratch {
 
 // Rows [first_row, first_row + num_rows), as one thread of a team sees it.
 inline void pass(const CrossEntropyTask& task, Range rows, const LossScratch& shared,
-                 const Strip& scratch, const Team& team) {
+                 float* scratch, const Team& team) {
   const int64_t num_strips = (rows.size() + TILE_COLUMNS - 1) / TILE_COLUMNS;
   const Range own = team.share_of(num_strips, 1);
   for (int64_t i = own.first; i < own.last; ++i) shared.begin(task, rows.first, i);
@@ -239,7 +240,7 @@ inline void linear_cross_entropy(const CrossEntropyTask& task, int num_threads) 
   const int64_t rows_each = rows_per_pass(m, k);
   const int64_t pass_size = Workspace::padded(rows_each * k);
   const int64_t segment_size = Workspace::padded(SEGMENT * k);
-  const int64_t strip_size = Workspace::padded(Strip::size(SEGMENT));
+  const int64_t strip_size = Workspace::padded(Strip::size(SEGMENT, TILE_COLUMNS));
   const auto floats = [](int64_t count, size_t bytes) {
     return Workspace::padded(count * static_cast<int64_t>(bytes / sizeof(float)));
   };
@@ -257,7 +258,7 @@ inline void linear_cross_entropy(const CrossEntropyTask& task, int num_threads) 
                            reinterpret_cast<double*>(workspace.take(losses_size))};
   float* strips = workspace.take(threads * strip_size);
   parallel(threads, [&](const Team& team) {
-    const Strip scratch(strips + team.thread * strip_size);
+    float* const scratch = strips + team.thread * strip_size;
     if (is_needed(task.dhidden) && task.label_smoothing > 0) {
       const Range columns = team.share_of(k, TILE_COLUMNS);
       std::fill(shared.head_sums + columns.first, shared.head_sums + columns.last, 0.0);

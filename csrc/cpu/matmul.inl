@@ -1,5 +1,5 @@
-// The one micro-kernel, and strips: TILE_COLUMNS output columns by all rows of a row block, summed
-// in fp32 in L2 until they are complete, then rounded and stored once.
+// The one micro-kernel, and strips: some output columns by all rows of a row block, summed in fp32
+// in L2 until they are complete, then rounded and stored once.
 
 // sums[row][column] += left[d][row] * panel[d][column], the partial sums of one panel in registers;
 // of a panel with few columns its first vectors. Never inlined: among the variables of a caller the
@@ -49,65 +49,111 @@ inline void multiply(int64_t height, const float* left, const float* panel, int6
   }
 }
 
-// What one thread sums a strip in, and the right panel that it meets.
+// Panels of a strip are side by side: tiles that have met the first are still in L2 for the others,
+// and so is the rest of each line of codes, of a row of W, that the first took its part of.
+constexpr int64_t STRIP_COLUMNS = 4 * TILE_COLUMNS;
+
+// What one thread sums: columns of an output by some rows, and the right panel that they meet.
 struct Strip {
   float* panel;
-  float* sums;  // [rows, TILE_COLUMNS]
+  float* sums;  // of each panel: [num_rows, TILE_COLUMNS]
+  int64_t num_rows;
+  Range columns;
 
-  static int64_t size(int64_t rows) { return (DEPTH + rows) * TILE_COLUMNS; }
-  explicit Strip(float* memory) : panel(memory), sums(memory + DEPTH * TILE_COLUMNS) {}
+  static int64_t size(int64_t rows, int64_t columns = STRIP_COLUMNS) {
+    return DEPTH * TILE_COLUMNS + rows * columns;
+  }
+  Strip(float* memory, int64_t rows, Range range)
+      : panel(memory), sums(memory + DEPTH * TILE_COLUMNS), num_rows(rows), columns(range) {}
+
+  // Calls body(column, sums) for each panel.
+  template <class Body>
+  void for_panels(const Body& body) const {
+    float* own = sums;
+    for (int64_t column = columns.first; column < columns.last; column += TILE_COLUMNS) {
+      body(column, own);
+      own += num_rows * TILE_COLUMNS;
+    }
+  }
 };
 
-// sums[row - rows.first] = the same start for every row: a bias, or zero.
-inline void begin_strip(const Strip& strip, int64_t num_rows, const float* start) {
-  const Floats starts[] = {load(start), load(start + LANES)};
-  float* sums = strip.sums;
-  for (int64_t row = 0; row < num_rows; ++row, sums += TILE_COLUMNS) {
-    store(sums, starts[0], starts[1]);
+// Calls body(part) for as few parts of the columns as strips of so many can hold, which are even.
+template <class Body>
+inline void for_strips(Range columns, int64_t columns_each, const Body& body) {
+  const int64_t count = (columns.size() + columns_each - 1) / columns_each;
+  for (int64_t i = 0; i < count; ++i) {
+    const Range part = part_of(columns.size(), TILE_COLUMNS, i, count);
+    body(Range{columns.first + part.first, columns.first + part.last});
   }
 }
 
-// Adds left [rows, depth] times right [depth, column ... column + TILE_COLUMNS) to the strip;
-// `rows` are those of `left`, from a multiple of TILE_ROWS on. Columns beyond VECTORS are left out.
-// Each tile's rows of the strip, the first of which is row 0, are finished while they are in L1.
+// Some rows of one panel's columns: what is complete of a strip.
+struct StripPart {
+  int64_t column;
+  Range rows;
+  float* sums;  // of the first row
+
+  float* row(int64_t index) const { return sums + (index - rows.first) * TILE_COLUMNS; }
+};
+
+// Every row of a strip starts with `start`: a bias for each column, or zero.
+inline void begin_strip(const Strip& strip, const float* start = nullptr) {
+  strip.for_panels([&](int64_t column, float* sums) {
+    Floats starts[2] = {zeros(), zeros()};
+    if (start != nullptr) {
+      starts[0] = load(start + column - strip.columns.first);
+      starts[1] = load(start + column - strip.columns.first + LANES);
+    }
+    for (int64_t row = 0; row < strip.num_rows; ++row, sums += TILE_COLUMNS) {
+      store(sums, starts[0], starts[1]);
+    }
+  });
+}
+
+// Adds left [rows, depth] times right [depth, columns of the strip] to the strip, whose rows are
+// those of `left` from first_row on, a multiple of TILE_ROWS. Columns beyond VECTORS are left out.
+// finish(part) is called with each tile's rows of a panel while they are in L1.
 template <int VECTORS = 2, class Right, class Finish>
-inline void add_product(const Strip& strip, const LeftTiles& left, Range rows, const Right& right,
-                        int64_t column, const Finish& finish) {
+inline void add_product(const Strip& strip, const LeftTiles& left, int64_t first_row,
+                        const Right& right, const Finish& finish) {
   const int64_t step = panel_depth(left.depth);
-  if (left.depth == 0) finish(Range{0, rows.size()});
+  if (left.depth == 0) {
+    strip.for_panels(
+        [&](int64_t column, float* sums) { finish(StripPart{column, {0, strip.num_rows}, sums}); });
+  }
   for (int64_t first = 0; first < left.depth; first += step) {
     const int64_t depth = std::min(step, left.depth - first);
-    right.pack(first, depth, column, strip.panel);
-    if (left.paired) pair_rows(strip.panel, depth);
-    for (int64_t row = rows.first; row < rows.last; row += TILE_ROWS) {
-      const int64_t tile = row / TILE_ROWS, height = left.height(tile), at = row - rows.first;
-      const float* cells = left.tile(tile, first);
-      float* sums = strip.sums + at * TILE_COLUMNS;
-      if (left.paired) {
-        multiply<true, 2>(height, cells, strip.panel, left.cells(depth), sums);
-      } else {
-        multiply<false, VECTORS>(height, cells, strip.panel, depth, sums);
+    strip.for_panels([&](int64_t column, float* sums) {
+      right.pack(first, depth, column, strip.panel);
+      if (left.paired) pair_rows(strip.panel, depth);
+      for (int64_t row = 0; row < strip.num_rows; row += TILE_ROWS) {
+        const int64_t tile = (first_row + row) / TILE_ROWS, height = left.height(tile);
+        const float* cells = left.tile(tile, first);
+        if (left.paired) {
+          multiply<true, 2>(height, cells, strip.panel, left.cells(depth), sums);
+        } else {
+          multiply<false, VECTORS>(height, cells, strip.panel, depth, sums);
+        }
+        if (first + depth == left.depth) finish(StripPart{column, {row, row + height}, sums});
+        sums += height * TILE_COLUMNS;
       }
-      if (first + depth == left.depth) finish(Range{at, at + height});
-    }
+    });
   }
 }
 
 // The same where more is added.
 template <class Right>
-inline void add_product(const Strip& strip, const LeftTiles& left, Range rows, const Right& right,
-                        int64_t column) {
-  add_product(strip, left, rows, right, column, [](Range) {});
+inline void add_product(const Strip& strip, const LeftTiles& left, const Right& right) {
+  add_product(strip, left, 0, right, [](const StripPart&) {});
 }
 
-// out[first_row + i][column + c] = sums[i][c] for rows i of the strip
-inline void store_strip(const Strip& strip, Range rows, int64_t column, int64_t first_row,
-                        const OutputView& out) {
-  const int64_t count = std::min(TILE_COLUMNS, out.columns - column);
+// out[first_row + i] = rows i of the part
+inline void store_part(const StripPart& part, int64_t first_row, const OutputView& out) {
+  const int64_t count = std::min(TILE_COLUMNS, out.columns - part.column);
   dispatch(out.type, [&](auto* tag) {
-    auto* target = static_cast<decltype(tag)>(out.data) + column;
-    for (int64_t row = rows.first; row < rows.last; ++row) {
-      convert(target + (first_row + row) * out.columns, strip.sums + row * TILE_COLUMNS, count);
+    auto* target = static_cast<decltype(tag)>(out.data) + part.column;
+    for (int64_t row = part.rows.first; row < part.rows.last; ++row) {
+      convert(target + (first_row + row) * out.columns, part.row(row), count);
     }
   });
 }

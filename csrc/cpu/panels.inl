@@ -271,16 +271,18 @@ struct WeightPanels {
 
  private:
   // A panel's row is two vectors and lies in one block. Meanwhile the next panel's codes are asked
-  // for: rows lie too far apart to be fetched ahead otherwise.
+  // for: rows lie too far apart to be fetched ahead otherwise. By a view that is on the stack, for
+  // the one given is read anew after each store.
   template <class Decoder>
   void pack_whole(const Decoder& decoder, int64_t index, int64_t depth, float* panel) const {
-    const int64_t ahead = depth * weight.k;
-    for (int64_t d = 0; d < depth; ++d, index += weight.k, panel += TILE_COLUMNS) {
-      if (index + ahead < weight.n * weight.k) {
-        __builtin_prefetch(codes_at<Decoder>(weight, index + ahead));
+    const WeightView own = weight;
+    const int64_t ahead = depth * own.k;
+    for (int64_t d = 0; d < depth; ++d, index += own.k, panel += TILE_COLUMNS) {
+      if (index + ahead < own.n * own.k) {
+        __builtin_prefetch(codes_at<Decoder>(own, index + ahead));
       }
-      const Floats scale = broadcast(weight.scale_at(index));
-      const uint8_t* codes = codes_at<Decoder>(weight, index);
+      const Floats scale = broadcast(own.scale_at(index));
+      const uint8_t* codes = codes_at<Decoder>(own, index);
       store(panel, decoder(codes) * scale);
       store(panel + LANES, decoder(codes + Decoder::VECTOR_BYTES) * scale);
     }

@@ -10,18 +10,18 @@ inline int64_t rows_per_block(int64_t m, int64_t depth) {
   return std::min<int64_t>(m, depth <= 2048 ? 768 : 384);
 }
 
-// A row block, the rows of it that one thread packs and projects, where it sums its strips, and
+// A row block, the rows of it that one thread packs and projects, the memory of its strips, and
 // whether it multiplies pairs.
 struct RowBlock {
   int64_t first_row, num_rows;
   Range own_rows;
-  Strip strip;
+  float* strips;
   bool paired;
 
   DenseRows of(const MatrixView& matrix, const Dropout* dropout = nullptr) const {
     return {matrix, first_row, dropout};
   }
-  Range all_rows() const { return {0, num_rows}; }
+  Strip strip(Range columns) const { return {strips, num_rows, columns}; }
   LeftTiles tiles(float* data, int64_t depth) const { return {data, num_rows, depth, paired}; }
   LeftTiles transposed(float* data, int64_t rows) const { return {data, rows, num_rows, paired}; }
 };
@@ -30,12 +30,12 @@ struct RowBlock {
 // sees it. Products of bf16 are paired where that is an instruction; as in plain torch, all factors
 // are bf16 then, and the sums fp32.
 template <class Body>
-inline void for_row_blocks(const MatrixView& matrix, int64_t rows_each, const Strip& strip,
+inline void for_row_blocks(const MatrixView& matrix, int64_t rows_each, float* strips,
                            const Team& team, const Body& body) {
   const bool paired = matrix.type == ElementType::bfloat16 && multiplies_pairs();
   for (int64_t first = 0; first < matrix.rows; first += rows_each) {
     const int64_t num_rows = std::min(rows_each, matrix.rows - first);
-    body(RowBlock{first, num_rows, team.share_of(num_rows, TILE_ROWS), strip, paired});
+    body(RowBlock{first, num_rows, team.share_of(num_rows, TILE_ROWS), strips, paired});
   }
 }
 
@@ -63,20 +63,18 @@ inline void scale_and_drop(const RowBlock& block, const AdapterView& adapter, fl
 template <class Right>
 inline void project_to_rank(const RowBlock& block, const AdapterView& adapter,
                             const LeftTiles& left, const Right& right, float* projected) {
-  static const float start[TILE_COLUMNS] = {};
   const Range rows = block.own_rows;
   const OutputView out{projected, ElementType::float32, block.num_rows, adapter.rank};
-  for (int64_t column = 0; column < adapter.rank; column += TILE_COLUMNS) {
-    const auto finish = [&](Range done) {
-      store_strip(block.strip, done, column, rows.first, out);
-    };
-    begin_strip(block.strip, rows.size(), start);
-    if (adapter.rank - column <= LANES) {
-      add_product<1>(block.strip, left, rows, right, column, finish);
+  const auto finish = [&](const StripPart& part) { store_part(part, rows.first, out); };
+  for_strips({0, adapter.rank}, STRIP_COLUMNS, [&](Range columns) {
+    const Strip strip(block.strips, rows.size(), columns);
+    begin_strip(strip);
+    if (columns.size() <= LANES) {
+      add_product<1>(strip, left, rows.first, right, finish);
     } else {
-      add_product(block.strip, left, rows, right, column, finish);
+      add_product(strip, left, rows.first, right, finish);
     }
-  }
+  });
   scale_and_drop(block, adapter, projected);
 }
 
@@ -148,73 +146,65 @@ inline void forward_rows(const ForwardTask& task, const RowBlock& block,
   }
 }
 
-// target[c] = row[column + c], if the row has data.
-inline void read_columns(const MatrixView& row, int64_t column, float* target) {
-  if (row.data == nullptr) return;
-  DenseRows{row}.read(0, column, std::min(TILE_COLUMNS, row.columns - column), target);
+// The columns of a row, if it has data.
+inline void read_columns(const MatrixView& row, Range columns, float* target) {
+  if (row.data != nullptr) DenseRows{row}.read(0, columns.first, columns.size(), target);
 }
 
 // sums[row][c] = scale[c] sums[row][c] + bias[c]
-inline void scale_strip(const Strip& strip, Range rows, const float* scale, const float* bias) {
+inline void scale_part(const StripPart& part, const float* scale, const float* bias) {
   for (int half = 0; half < 2; ++half) {
     const Floats factor = load(scale + half * LANES), shift = load(bias + half * LANES);
-    float* sums = strip.sums + rows.first * TILE_COLUMNS + half * LANES;
-    for (int64_t row = rows.first; row < rows.last; ++row, sums += TILE_COLUMNS) {
+    for (int64_t row = part.rows.first; row < part.rows.last; ++row) {
+      float* sums = part.row(row) + half * LANES;
       store(sums, fused_multiply_add(factor, load(sums), shift));
     }
   }
 }
 
-// The strip's part of h b^T.
-inline void add_rank_product(const AdapterView& adapter, const RowBlock& block, const LeftTiles& h,
-                             int64_t column) {
-  if (adapter.rank == 0) return;
-  add_product(block.strip, h, block.all_rows(), TransposedDensePanels{{adapter.b}}, column);
-}
-
-// The products of one layer that make a strip, for packed rows and for few; finish(rows) is called
-// where they are complete.
+// What meets a strip, packed rows and few: h, and add(layer, strip, finish) for the product with W;
+// finish(part) is called where sums are complete.
 struct PackedProducts {
+  static constexpr int64_t COLUMNS = STRIP_COLUMNS;
   LeftTiles x, h;
 
   template <class Finish>
-  void add(const ForwardLayer& layer, const RowBlock& block, int64_t column,
-           const Finish& finish) const {
-    add_rank_product(layer.adapter, block, h, column);
-    const TransposedWeightPanels weight{layer.weight};
-    add_product(block.strip, x, block.all_rows(), weight, column, finish);
+  void add(const ForwardLayer& layer, const Strip& strip, const Finish& finish) const {
+    add_product(strip, x, 0, TransposedWeightPanels{layer.weight}, finish);
   }
 };
 
 struct FewProducts {
+  static constexpr int64_t COLUMNS = TILE_COLUMNS;
   FewRowsTimesWeight product;
   LeftTiles h;
 
   template <class Finish>
-  void add(const ForwardLayer& layer, const RowBlock& block, int64_t column,
-           const Finish& finish) const {
-    add_rank_product(layer.adapter, block, h, column);
-    product.add(column, block.strip);
-    finish(block.all_rows());
+  void add(const ForwardLayer&, const Strip& strip, const Finish& finish) const {
+    const int64_t column = strip.columns.first;
+    product.add(column, strip);
+    finish(StripPart{column, {0, strip.num_rows}, strip.sums});
   }
 };
 
 template <class Products>
 inline void forward_columns(const ForwardLayer& layer, const RowBlock& block,
-                            const Products& products, Range columns) {
-  static const float zero[TILE_COLUMNS] = {};
-  const Strip& strip = block.strip;
+                            const Products& products, Range own_columns) {
   const bool is_scaled = layer.output_scale.data != nullptr;
-  for (int64_t column = columns.first; column < columns.last; column += TILE_COLUMNS) {
-    float bias[TILE_COLUMNS] = {}, scale[TILE_COLUMNS] = {};
-    read_columns(layer.bias, column, bias);
-    read_columns(layer.output_scale, column, scale);
-    begin_strip(strip, block.num_rows, is_scaled ? zero : bias);
-    products.add(layer, block, column, [&](Range rows) {
-      if (is_scaled) scale_strip(strip, rows, scale, bias);
-      store_strip(strip, rows, column, block.first_row, layer.y);
+  for_strips(own_columns, Products::COLUMNS, [&](Range columns) {
+    const Strip strip = block.strip(columns);
+    float bias[Products::COLUMNS] = {}, scale[Products::COLUMNS] = {};
+    read_columns(layer.bias, columns, bias);
+    read_columns(layer.output_scale, columns, scale);
+    begin_strip(strip, is_scaled ? nullptr : bias);
+    const TransposedDensePanels b{{layer.adapter.b}};
+    if (layer.adapter.rank > 0) add_product(strip, products.h, b);
+    products.add(layer, strip, [&](const StripPart& part) {
+      const int64_t at = part.column - columns.first;
+      if (is_scaled) scale_part(part, scale + at, bias + at);
+      store_part(part, block.first_row, layer.y);
     });
-  }
+  });
 }
 
 // What one thread does of a row block.
@@ -271,8 +261,7 @@ inline void forward(const ForwardTask& task, int num_threads) {
   }
   float* strips = workspace.take(threads * strip_size);
   parallel(threads, [&](const Team& team) {
-    const Strip strip(strips + team.thread * strip_size);
-    for_row_blocks(task.x, block_rows, strip, team,
+    for_row_blocks(task.x, block_rows, strips + team.thread * strip_size, team,
                    [&](const RowBlock& block) { forward_block(task, block, team, scratch); });
   });
 }

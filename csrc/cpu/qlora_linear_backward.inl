@@ -61,25 +61,28 @@ inline void backward_rows(const BackwardLayer& layer, const BackwardTask& task,
   }
 }
 
-// sums += partial, without the elements of the input that forward dropped.
-inline void add_masked(const RowBlock& block, const Dropout& dropout, int64_t column,
-                       int64_t num_columns, const float* partial) {
-  const int64_t count = std::min(TILE_COLUMNS, num_columns - column);
-  float factors[TILE_COLUMNS];
-  for (int64_t row = 0; row < block.num_rows; ++row, partial += TILE_COLUMNS) {
-    const int64_t index = (block.first_row + row) * num_columns + column;
-    dropout_factors(dropout, index, count, factors);
-    float* sums = block.strip.sums + row * TILE_COLUMNS;
-    for (int64_t c = 0; c < count; ++c) sums[c] += partial[c] * factors[c];
-  }
+// The strip's sums += partial's, without the elements of the input that forward dropped.
+inline void add_masked(const RowBlock& block, const Dropout& dropout, int64_t num_columns,
+                       const Strip& partial, const Strip& strip) {
+  const float* added = partial.sums;
+  strip.for_panels([&](int64_t column, float* sums) {
+    const int64_t count = std::min(TILE_COLUMNS, num_columns - column);
+    float factors[TILE_COLUMNS];
+    for (int64_t row = 0; row < block.num_rows; ++row) {
+      const int64_t index = (block.first_row + row) * num_columns + column;
+      dropout_factors(dropout, index, count, factors);
+      for (int64_t c = 0; c < count; ++c) sums[c] += added[c] * factors[c];
+      added += TILE_COLUMNS;
+      sums += TILE_COLUMNS;
+    }
+  });
 }
 
 inline void backward_dx(const BackwardTask& task, const RowBlock& block,
-                        const BackwardScratch& scratch, const Strip& partial, Range columns) {
-  static const float start[TILE_COLUMNS] = {};
-  const Strip& strip = block.strip;
-  for (int64_t column = columns.first; column < columns.last; column += TILE_COLUMNS) {
-    begin_strip(strip, block.num_rows, start);
+                        const BackwardScratch& scratch, float* partial_sums, Range own_columns) {
+  for_strips(own_columns, STRIP_COLUMNS, [&](Range columns) {
+    const Strip strip = block.strip(columns);
+    begin_strip(strip);
     for (size_t i = 0; i < task.layers.size(); ++i) {
       const WeightView& weight = task.layers[i].weight;
       const AdapterView& adapter = task.layers[i].adapter;
@@ -87,36 +90,37 @@ inline void backward_dx(const BackwardTask& task, const RowBlock& block,
       const LeftTiles dh_tiles = block.tiles(own.dh_tiles, adapter.rank);
       const DensePanels a{{adapter.a}};
       if (const Dropout* dropout = input_dropout(adapter)) {
-        begin_strip(partial, block.num_rows, start);
-        add_product(partial, dh_tiles, block.all_rows(), a, column);
-        add_masked(block, *dropout, column, weight.k, partial.sums);
+        const Strip partial(partial_sums, block.num_rows, columns);
+        begin_strip(partial);
+        add_product(partial, dh_tiles, a);
+        add_masked(block, *dropout, weight.k, partial, strip);
       } else if (adapter.rank > 0) {
-        add_product(strip, dh_tiles, block.all_rows(), a, column);
+        add_product(strip, dh_tiles, a);
       }
       const LeftTiles dy_tiles = block.tiles(own.dy, weight.n);
       const bool is_last = i + 1 == task.layers.size();
-      add_product(strip, dy_tiles, block.all_rows(), WeightPanels{weight}, column, [&](Range rows) {
-        if (is_last) store_strip(strip, rows, column, block.first_row, task.dx);
+      add_product(strip, dy_tiles, 0, WeightPanels{weight}, [&](const StripPart& part) {
+        if (is_last) store_part(part, block.first_row, task.dx);
       });
     }
-  }
+  });
 }
 
 // sums [rank, columns] += left [rank, rows] right [rows, columns]
-inline void add_gradient(const Strip& strip, const LeftTiles& left, const DenseRows& right,
-                         Range columns, float* sums) {
-  static const float start[TILE_COLUMNS] = {};
+inline void add_gradient(const RowBlock& block, const LeftTiles& left, const DenseRows& right,
+                         Range own_columns, float* sums) {
   const int64_t num_columns = right.matrix.columns;
-  for (int64_t column = columns.first; column < columns.last; column += TILE_COLUMNS) {
-    const int64_t count = std::min(TILE_COLUMNS, num_columns - column);
-    begin_strip(strip, left.rows, start);
-    add_product(strip, left, {0, left.rows}, DensePanels{right}, column);
-    for (int64_t row = 0; row < left.rows; ++row) {
-      for (int64_t c = 0; c < count; ++c) {
-        sums[row * num_columns + column + c] += strip.sums[row * TILE_COLUMNS + c];
+  for_strips(own_columns, STRIP_COLUMNS, [&](Range columns) {
+    const Strip strip(block.strips, left.rows, columns);
+    begin_strip(strip);
+    add_product(strip, left, 0, DensePanels{right}, [&](const StripPart& part) {
+      const int64_t count = std::min(TILE_COLUMNS, num_columns - part.column);
+      for (int64_t row = part.rows.first; row < part.rows.last; ++row) {
+        float* target = sums + row * num_columns + part.column;
+        for (int64_t c = 0; c < count; ++c) target[c] += part.row(row)[c];
       }
-    }
-  }
+    });
+  });
 }
 
 // sums[c] += the sum over the rows of source, or of its products with `other` if that has data. In
@@ -145,11 +149,11 @@ inline void backward_columns(const BackwardLayer& layer, const MatrixView& x, co
   const Range own_n = team.share_of(layer.weight.n, TILE_COLUMNS);
   if (is_needed(layer.da)) {
     const DenseRows rows = block.of(x, input_dropout(layer.adapter));
-    add_gradient(block.strip, transposed(own.dh_transposed), rows, own_k, own.sums.da);
+    add_gradient(block, transposed(own.dh_transposed), rows, own_k, own.sums.da);
   }
   const DenseRows dy = block.of(layer.dy);
   if (is_needed(layer.db)) {
-    add_gradient(block.strip, transposed(own.h_transposed), dy, own_n, own.sums.db);
+    add_gradient(block, transposed(own.h_transposed), dy, own_n, own.sums.db);
   }
   if (is_needed(layer.dbias)) add_column_sums(dy, {}, num_rows, own_n, own.sums.dbias);
   if (is_needed(layer.dscale)) {
@@ -267,8 +271,8 @@ inline void backward(const BackwardTask& task, int num_threads) {
   float* strips = workspace.take(2 * threads * sizes.strip);
   parallel(threads, [&](const Team& team) {
     float* const own_strips = strips + 2 * team.thread * sizes.strip;
-    const Strip strip(own_strips), partial(own_strips + sizes.strip);
-    for_row_blocks(task.layers.front().dy, sizes.block_rows, strip, team,
+    float* const partial = own_strips + sizes.strip;
+    for_row_blocks(task.layers.front().dy, sizes.block_rows, own_strips, team,
                    [&](const RowBlock& block) {
                      if (sizes.x > 0)
                        pack_left(block.of(task.x), block.own_rows, block.tiles(scratch.x, k));
