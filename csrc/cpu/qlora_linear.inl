@@ -5,9 +5,10 @@
 // decodes the rows of W that belong to its columns: every code is decoded once per row block, into
 // L1.
 
-// Rows of a block: fewer of deep ones, which would not stay in the last-level cache and its TLB.
+// Rows of a block: fewer of deep ones, whose tiles would not stay in the last-level cache.
 inline int64_t rows_per_block(int64_t m, int64_t depth) {
-  return std::min<int64_t>(m, depth <= 2048 ? 768 : 384);
+  constexpr int64_t TILES = 1 << 21;  // floats
+  return std::min(m, std::clamp<int64_t>(TILES / std::max<int64_t>(depth, 1), 384, 768));
 }
 
 // A row block, the rows of it that one thread packs and projects, the memory of its strips, and
