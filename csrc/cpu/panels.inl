@@ -214,6 +214,9 @@ struct TransposedDensePanels {
     }
   }
 
+  // Rows of a panel that packing so many writes.
+  static int64_t padded(int64_t depth) { return (depth + STEP - 1) / STEP * STEP; }
+
  private:
   static constexpr int64_t STEP = 4;  // words of sixteen bytes
 
