@@ -27,17 +27,20 @@ struct Blocks {
   }
 };
 
-// Blocks that a thread takes at once: some hundredths of a millisecond. Of states in a file more,
-// since a call of the system takes as long as some blocks do.
-constexpr int64_t BLOCKS_TAKEN = 64, BLOCKS_TAKEN_IN_FILE = 256;
+// Blocks that a thread takes at once. More where there are many, since lines that are asked for
+// ahead of the last are in vain; the most in a file, where a call of the system takes as long as
+// some do.
+constexpr int64_t LEAST_TAKEN = 64, MOST_TAKEN = 256, SHARES = 16;
 
 // Threads take what is left next, since one may be slower than another; from the end on, where what
 // the norm of the gradients has just read is still in a cache.
 inline void adamw_step(const AdamWTask& task, int num_threads) {
   const Blocks blocks(task.segments.size(), [&](size_t i) { return task.segments[i].size(); });
-  const int64_t at_once = task.states.file == nullptr ? BLOCKS_TAKEN : BLOCKS_TAKEN_IN_FILE;
   std::atomic<int64_t> next{0};
   const int threads = threads_for(blocks.count() * STATE_BLOCK * 4, num_threads);
+  const int64_t share = blocks.count() / (SHARES * threads);
+  const int64_t at_once =
+      task.states.file == nullptr ? std::clamp(share, LEAST_TAKEN, MOST_TAKEN) : MOST_TAKEN;
   parallel(threads_with_room(task, threads), [&](const Team& team) {
     const std::span<uint8_t> room = room_of(team, task.states.room);
     for (int64_t first; (first = next.fetch_add(at_once)) < blocks.count();) {
