@@ -7,13 +7,11 @@
 
 // A strip of the norm: TILE_COLUMNS rows of W, which are the columns of every panel.
 struct NormStrip {
-  float *weight, *b;  // panels [DEPTH] and [rank, padded]
+  float *weight, *b;  // panels [DEPTH] and [rank]
   float scaling;
   double squares[TILE_COLUMNS];
 
-  static int64_t size(int64_t rank) {
-    return (DEPTH + TransposedDensePanels::padded(rank)) * TILE_COLUMNS;
-  }
+  static int64_t size(int64_t rank) { return (DEPTH + rank) * TILE_COLUMNS; }
 };
 
 // squares[c] += sum over i of (weight[i][c] + s <a[.][i], b[.][c]>)^2 for the HEIGHT rows of a tile

@@ -214,9 +214,6 @@ struct TransposedDensePanels {
     }
   }
 
-  // Rows of a panel that packing so many writes.
-  static int64_t padded(int64_t depth) { return (depth + STEP - 1) / STEP * STEP; }
-
  private:
   static constexpr int64_t STEP = 4;  // words of sixteen bytes
 
@@ -242,14 +239,14 @@ struct TransposedDensePanels {
     transpose(rows, depth, panel);
   }
 
-  // LANES rows side by side, of a depth that is rounded up.
+  // LANES rows side by side, read in whole steps.
   static void transpose(const float* const* rows, int64_t depth, float* panel) {
     Words words[STEP];
     for (int64_t d = 0; d < depth; d += STEP) {
       gather_words([&](int row) { return reinterpret_cast<const uint8_t*>(rows[row] + d); }, words);
-      for (const Words word : words) {
-        store(panel, reinterpret_cast<Floats>(word));
-        panel += TILE_COLUMNS;
+#pragma GCC unroll 4
+      for (int64_t i = 0; i < STEP && d + i < depth; ++i, panel += TILE_COLUMNS) {
+        store(panel, reinterpret_cast<Floats>(words[i]));
       }
     }
   }
