@@ -163,11 +163,16 @@ inline void scale_part(const StripPart& part, const float* scale, const float* b
   }
 }
 
-// What meets a strip, packed rows and few: h, and add(layer, strip, finish) for the product with W;
-// finish(part) is called where sums are complete.
+// What meets a strip of so many columns at most, packed rows and few: h, and add(layer, strip,
+// finish) for the product with W; finish(part) is called where sums are complete.
 struct PackedProducts {
-  static constexpr int64_t COLUMNS = STRIP_COLUMNS;
   LeftTiles x, h;
+
+  // Where tiles stay in L2 anyhow, rows of W are better read on and on than in turns.
+  int64_t strip_columns() const {
+    constexpr int64_t TILES_IN_L2 = 1 << 18;  // floats
+    return x.rows * x.depth <= TILES_IN_L2 ? TILE_COLUMNS : STRIP_COLUMNS;
+  }
 
   template <class Finish>
   void add(const ForwardLayer& layer, const Strip& strip, const Finish& finish) const {
@@ -176,9 +181,10 @@ struct PackedProducts {
 };
 
 struct FewProducts {
-  static constexpr int64_t COLUMNS = TILE_COLUMNS;
   FewRowsTimesWeight product;
   LeftTiles h;
+
+  int64_t strip_columns() const { return TILE_COLUMNS; }
 
   template <class Finish>
   void add(const ForwardLayer&, const Strip& strip, const Finish& finish) const {
@@ -192,9 +198,9 @@ template <class Products>
 inline void forward_columns(const ForwardLayer& layer, const RowBlock& block,
                             const Products& products, Range own_columns) {
   const bool is_scaled = layer.output_scale.data != nullptr;
-  for_strips(own_columns, Products::COLUMNS, [&](Range columns) {
+  for_strips(own_columns, products.strip_columns(), [&](Range columns) {
     const Strip strip = block.strip(columns);
-    float bias[Products::COLUMNS] = {}, scale[Products::COLUMNS] = {};
+    float bias[STRIP_COLUMNS] = {}, scale[STRIP_COLUMNS] = {};
     read_columns(layer.bias, columns, bias);
     read_columns(layer.output_scale, columns, scale);
     begin_strip(strip, is_scaled ? nullptr : bias);
