@@ -245,8 +245,8 @@ struct TransposedDensePanels {
     for (int64_t d = 0; d < depth; d += STEP) {
       gather_words([&](int row) { return reinterpret_cast<const uint8_t*>(rows[row] + d); }, words);
 #pragma GCC unroll 4
-      for (int64_t i = 0; i < STEP && d + i < depth; ++i, panel += TILE_COLUMNS) {
-        store(panel, reinterpret_cast<Floats>(words[i]));
+      for (int64_t i = 0; i < STEP; ++i, panel += TILE_COLUMNS) {
+        if (d + i < depth) store(panel, reinterpret_cast<Floats>(words[i]));
       }
     }
   }

@@ -4,6 +4,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 
 namespace qlora::cpu {
@@ -35,6 +36,29 @@ struct Team {
     if (size == 1) return;
 #pragma omp barrier
   }
+};
+
+// A range whose parts threads take as they become free: equal shares end at different times where
+// cores differ, or have neighbours. For work in which it does not matter who does what.
+class SharedRange {
+ public:
+  // Calls body(part) for parts of [0, length) that no other thread of the team takes, of at most so
+  // many, and towards the end of fewer: multiples of grain.
+  template <class Body>
+  void for_parts(int64_t length, int64_t grain, int64_t most, const Team& team, const Body& body) {
+    if (team.size == 1) return body(Range{0, length});
+    int64_t first = next_.load(std::memory_order_relaxed);
+    while (first < length) {
+      const int64_t half_a_share = (length - first) / (2 * team.size) / grain * grain;
+      const int64_t last = std::min(first + std::clamp(half_a_share, grain, most), length);
+      if (!next_.compare_exchange_weak(first, last, std::memory_order_relaxed)) continue;
+      body(Range{first, last});
+      first = next_.load(std::memory_order_relaxed);
+    }
+  }
+
+ private:
+  std::atomic<int64_t> next_{0};
 };
 
 // Below this many decoded values waking a thread costs more than it brings.

@@ -1,9 +1,8 @@
 // y = g (x W^T + h b^T) + bias,  h = s drop(x a^T) or s drop(x) a^T,  g = output_scale or 1
 //
 // for each of the layers that read x. Rows of x go in blocks. The threads share the rows of a
-// block, pack them once and compute every h; then they share the columns of each y, and each
-// decodes the rows of W that belong to its columns: every code is decoded once per row block, into
-// L1.
+// block, pack them once and compute every h; then they take columns of each y, and each decodes the
+// rows of W that belong to its columns: every code is decoded once per row block, into L1.
 
 // Rows of a block: fewer of deep ones, whose tiles would not stay in the last-level cache.
 inline int64_t rows_per_block(int64_t m, int64_t depth) {
@@ -11,10 +10,14 @@ inline int64_t rows_per_block(int64_t m, int64_t depth) {
   return std::min(m, std::clamp<int64_t>(TILES / std::max<int64_t>(depth, 1), 384, 768));
 }
 
-// A row block, the rows of it that one thread packs and projects, the memory of its strips, and
-// whether it multiplies pairs.
+inline int64_t num_row_blocks(int64_t m, int64_t rows_each) {
+  return m == 0 ? 0 : (m + rows_each - 1) / rows_each;
+}
+
+// A row block, its number, the rows of it that one thread packs and projects, the memory of its
+// strips, and whether it multiplies pairs.
 struct RowBlock {
-  int64_t first_row, num_rows;
+  int64_t index, first_row, num_rows;
   Range own_rows;
   float* strips;
   bool paired;
@@ -36,7 +39,8 @@ inline void for_row_blocks(const MatrixView& matrix, int64_t rows_each, float* s
   const bool paired = matrix.type == ElementType::bfloat16 && multiplies_pairs();
   for (int64_t first = 0; first < matrix.rows; first += rows_each) {
     const int64_t num_rows = std::min(rows_each, matrix.rows - first);
-    body(RowBlock{first, num_rows, team.share_of(num_rows, TILE_ROWS), strips, paired});
+    body(RowBlock{first / rows_each, first, num_rows, team.share_of(num_rows, TILE_ROWS), strips,
+                  paired});
   }
 }
 
@@ -104,6 +108,7 @@ struct ForwardScratch {
   float *x, *dropped;
   float* few;  // where there are few rows
   std::vector<LayerH> h;
+  std::vector<SharedRange> columns;  // [row blocks, layers]
 };
 
 // Few rows are not packed; for their h the threads share ranks.
@@ -216,7 +221,7 @@ inline void forward_columns(const ForwardLayer& layer, const RowBlock& block,
 
 // What one thread does of a row block.
 inline void forward_block(const ForwardTask& task, const RowBlock& block, const Team& team,
-                          const ForwardScratch& scratch) {
+                          ForwardScratch& scratch) {
   const bool few = is_few(task, block);
   if (few) {
     forward_few_rows(task, block, team, scratch);
@@ -226,16 +231,18 @@ inline void forward_block(const ForwardTask& task, const RowBlock& block, const 
   team.wait();
   for (size_t i = 0; i < task.layers.size(); ++i) {
     const ForwardLayer& layer = task.layers[i];
-    const Range columns = team.share_of(layer.weight.n, TILE_COLUMNS);
     if (few) {
       const FewRows x(task.x, block.num_rows, scratch.few);
       const LeftTiles h = h_of_few_rows(block, layer.adapter, scratch.h[i]);
       const FewProducts products{{layer.weight, x}, h};
-      forward_columns(layer, block, products, columns);
+      forward_columns(layer, block, products, team.share_of(layer.weight.n, TILE_COLUMNS));
     } else {
       const LeftTiles x = block.tiles(scratch.x, task.x.columns);
       const LeftTiles h = block.tiles(scratch.h[i].tiles, layer.adapter.rank);
-      forward_columns(layer, block, PackedProducts{x, h}, columns);
+      SharedRange& columns = scratch.columns[block.index * task.layers.size() + i];
+      columns.for_parts(layer.weight.n, TILE_COLUMNS, STRIP_COLUMNS, team, [&](Range part) {
+        forward_columns(layer, block, PackedProducts{x, h}, part);
+      });
     }
   }
   team.wait();
@@ -260,8 +267,11 @@ inline void forward(const ForwardTask& task, int num_threads) {
   const int64_t num_layers = static_cast<int64_t>(task.layers.size());
   Workspace workspace(x_size + dropped_size + 2 * num_layers * h_size + few_size +
                       threads * strip_size);
-  ForwardScratch scratch{
-      workspace.take(x_size), workspace.take(dropped_size), workspace.take(few_size), {}};
+  ForwardScratch scratch{workspace.take(x_size),
+                         workspace.take(dropped_size),
+                         workspace.take(few_size),
+                         {},
+                         std::vector<SharedRange>(num_row_blocks(m, block_rows) * num_layers)};
   for (int64_t i = 0; i < num_layers; ++i) {
     float* const rows = workspace.take(h_size);
     scratch.h.push_back({rows, workspace.take(h_size)});

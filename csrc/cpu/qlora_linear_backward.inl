@@ -4,7 +4,8 @@
 // With an output scale g, g dy stands for dy but in dbias, and dscale = column sums of dy * scaled.
 //
 // Row blocks as in forward. The threads share the rows for dh and h, then the columns of every
-// output, so that no sum is split between threads: results do not depend on their number.
+// output, so that no sum is split between threads: results do not depend on their number. Those of
+// dx come last and are taken by who is free.
 
 // fp32 sums over row blocks, in the order of the columns that threads own; b's gradient is summed
 // transposed, [rank, n].
@@ -24,6 +25,7 @@ struct LayerScratch {
 struct BackwardScratch {
   float *x, *dropped;
   std::vector<LayerScratch> layers;
+  std::vector<SharedRange> dx_columns;  // [row blocks]
 };
 
 inline bool is_needed(const OutputView& out) {
@@ -202,23 +204,28 @@ inline void store_gradients(const BackwardLayer& layer, const GradientSums& sums
   store_column_sums(layer.dscale, sums.dscale, own_n);
 }
 
+// Whether a gradient of b is asked for, for which h = x a^T is computed anew.
+inline bool needs_h(const BackwardTask& task) {
+  return std::any_of(task.layers.begin(), task.layers.end(),
+                     [](const BackwardLayer& layer) { return is_needed(layer.db); });
+}
+
 // What backward needs of scratch memory, and which part of it is whose.
 struct BackwardSizes {
   int64_t block_rows, x = 0, dropped = 0, strip;
 
   BackwardSizes(const BackwardTask& task, int64_t m) {
     int64_t depth = 0, rank = 0;
-    bool needs_h = false, drops_input = false;
+    bool drops_input = false;
     for (const BackwardLayer& layer : task.layers) {
       depth = std::max({depth, layer.weight.n, layer.weight.k});
       rank = std::max(rank, layer.adapter.rank);
-      needs_h |= is_needed(layer.db);
       drops_input |= input_dropout(layer.adapter) != nullptr;
     }
     const int64_t k = task.layers.front().weight.k;
     block_rows = rows_per_block(m, depth);
-    x = needs_h ? Workspace::padded(block_rows * k) : 0;
-    dropped = needs_h && drops_input ? x : 0;
+    x = needs_h(task) ? Workspace::padded(block_rows * k) : 0;
+    dropped = x > 0 && drops_input ? x : 0;
     strip = Workspace::padded(Strip::size(std::max(block_rows, rank)));
   }
 
@@ -255,6 +262,26 @@ struct BackwardSizes {
   }
 };
 
+// What one thread does of a row block.
+inline void backward_block(const BackwardTask& task, const RowBlock& block, const Team& team,
+                           BackwardScratch& scratch, float* partial) {
+  const int64_t k = task.layers.front().weight.k;
+  if (needs_h(task)) pack_left(block.of(task.x), block.own_rows, block.tiles(scratch.x, k));
+  for (size_t i = 0; i < task.layers.size(); ++i) {
+    backward_rows(task.layers[i], task, block, scratch, scratch.layers[i]);
+  }
+  team.wait();
+  for (size_t i = 0; i < task.layers.size(); ++i) {
+    backward_columns(task.layers[i], task.x, block, scratch.layers[i], team);
+  }
+  if (is_needed(task.dx)) {
+    scratch.dx_columns[block.index].for_parts(
+        k, TILE_COLUMNS, STRIP_COLUMNS, team,
+        [&](Range part) { backward_dx(task, block, scratch, partial, part); });
+  }
+  team.wait();
+}
+
 inline void backward(const BackwardTask& task, int num_threads) {
   const int64_t m = task.layers.front().dy.rows, k = task.layers.front().weight.k;
   int64_t num_columns = 0;
@@ -263,7 +290,10 @@ inline void backward(const BackwardTask& task, int num_threads) {
 
   const BackwardSizes sizes(task, m);
   Workspace workspace(sizes.layers(task) + sizes.x + sizes.dropped + 2 * threads * sizes.strip);
-  BackwardScratch scratch{workspace.take(sizes.x), workspace.take(sizes.dropped), {}};
+  BackwardScratch scratch{workspace.take(sizes.x),
+                          workspace.take(sizes.dropped),
+                          {},
+                          std::vector<SharedRange>(num_row_blocks(m, sizes.block_rows))};
   for (const BackwardLayer& layer : task.layers) {
     scratch.layers.push_back(sizes.of(layer, [&](int64_t size) { return workspace.take(size); }));
     clear_sums(layer, scratch.layers.back().sums);
@@ -272,22 +302,9 @@ inline void backward(const BackwardTask& task, int num_threads) {
   parallel(threads, [&](const Team& team) {
     float* const own_strips = strips + 2 * team.thread * sizes.strip;
     float* const partial = own_strips + sizes.strip;
-    for_row_blocks(task.layers.front().dy, sizes.block_rows, own_strips, team,
-                   [&](const RowBlock& block) {
-                     if (sizes.x > 0)
-                       pack_left(block.of(task.x), block.own_rows, block.tiles(scratch.x, k));
-                     for (size_t i = 0; i < task.layers.size(); ++i) {
-                       backward_rows(task.layers[i], task, block, scratch, scratch.layers[i]);
-                     }
-                     team.wait();
-                     if (is_needed(task.dx)) {
-                       backward_dx(task, block, scratch, partial, team.share_of(k, TILE_COLUMNS));
-                     }
-                     for (size_t i = 0; i < task.layers.size(); ++i) {
-                       backward_columns(task.layers[i], task.x, block, scratch.layers[i], team);
-                     }
-                     team.wait();
-                   });
+    for_row_blocks(
+        task.layers.front().dy, sizes.block_rows, own_strips, team,
+        [&](const RowBlock& block) { backward_block(task, block, team, scratch, partial); });
     for (size_t i = 0; i < task.layers.size(); ++i) {
       store_gradients(task.layers[i], scratch.layers[i].sums, team);
     }

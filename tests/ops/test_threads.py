@@ -10,12 +10,14 @@ from ops.linear_formula import op, outputs
 from qlora_kernels.formats import Adapter
 from qlora_kernels.ops.qlora_linear import native_kernel
 from qlora_kernels.ops.qlora_linear.call import Layer, Needs
-from qlora_kernels.testing.cases import FLOAT_DTYPES, LINEAR_CASES, linear_problem
+from qlora_kernels.testing.cases import FLOAT_DTYPES, LINEAR_CASES, LinearCase, linear_problem
+
+WIDE = LinearCase(13, 1000, 640, rank=8, bias=True)  # parts for all, taken by who is free
 
 
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
 def test_linear(dtype: torch.dtype):
-    for case in LINEAR_CASES:
+    for case in (*LINEAR_CASES, WIDE):
         problem = linear_problem(replace(case, m=3 * case.m), dtype)
         with qk.use_backend("cpu"):
             alone = outputs(op, problem)
