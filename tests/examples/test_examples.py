@@ -48,13 +48,14 @@ def run(tmp_path: Path, monkeypatch, capsys) -> Run:
         for old, new in (changes or {}).items():
             assert old in source
             source = source.replace(old, new)
-        (tmp_path / f"{name}.py").write_text(source)
+        own = tmp_path / f"{name}-{os.getpid()}.py"  # two processes at once read none half-written
+        own.write_text(source)
         arguments = [f"{name}.py", str(TINY), str(text), str(tmp_path / out)]
         monkeypatch.setattr(sys, "argv", arguments)
         AcceleratorState._reset_state(reset_partial_state=True)  # of whoever ran in this process
         torch.manual_seed(0)
         capsys.readouterr()
-        runpy.run_path(str(tmp_path / f"{name}.py"), run_name="__main__")
+        runpy.run_path(str(own), run_name="__main__")
         return capsys.readouterr().out
 
     return script
