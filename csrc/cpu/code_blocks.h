@@ -1,7 +1,7 @@
 // Blocks of codes that are multiplied with rows of x at once: what all instruction sets share.
 // Each has its own code_blocks_*.inl, which says how many blocks are taken together, how many rows
 // of x share a decoding, whose sums must stay in registers, and how many bytes ahead codes are
-// asked for.
+// asked for: into L1, and (or 0) into L2.
 #pragma once
 
 #include <cstdint>

@@ -6,6 +6,7 @@ constexpr bool WALKS_BLOCKS = true;
 constexpr int64_t BLOCKS_TOGETHER = 1;
 constexpr int64_t ROWS_TOGETHER = 4;
 constexpr int64_t CODES_AHEAD = 2 << 10;
+constexpr int64_t CODES_AHEAD_IN_L2 = 0;
 
 using BlockSum = float __attribute__((vector_size(32)));
 

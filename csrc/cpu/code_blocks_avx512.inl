@@ -5,7 +5,8 @@
 constexpr bool WALKS_BLOCKS = true;
 constexpr int64_t BLOCKS_TOGETHER = 2;
 constexpr int64_t ROWS_TOGETHER = 8;
-constexpr int64_t CODES_AHEAD = 4 << 10;
+constexpr int64_t CODES_AHEAD = 2 << 10;
+constexpr int64_t CODES_AHEAD_IN_L2 = 32 << 10;
 
 using BlockSum = Floats;
 
