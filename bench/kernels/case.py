@@ -64,9 +64,11 @@ class Expected:
 class Contender:
     """One implementation of a case: a call per copy of the inputs, so that caches can be cold.
 
-    checked_ms: what the call took that was checked, the first; 0 where there was none.
+    checked_ms: what the call took that was checked, the first; 0 where there was none. trains:
+    whether its calls are to run with autograd on, which is set before the clock starts.
     """
 
     name: str
     calls: tuple[Callable[[], object], ...]
     checked_ms: float = 0.0
+    trains: bool = True

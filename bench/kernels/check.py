@@ -23,9 +23,10 @@ def checked(case: Case, call: Call, expected: Mapping[str, Expected]) -> tuple[s
 
     A peer answers for the outputs that it has.
     """
-    start = perf_counter()
-    outputs = call()
-    took_ms = 1e3 * (perf_counter() - start)
+    with torch.set_grad_enabled(case.trains):
+        start = perf_counter()
+        outputs = call()
+        took_ms = 1e3 * (perf_counter() - start)
     return _verdict(ErrorRule(case.torch_dtype), [(str(case), outputs, expected)], False), took_ms
 
 

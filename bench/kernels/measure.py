@@ -6,6 +6,8 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
+import torch
+
 import qlora_kernels as qk
 from bench.kernels import ops, peers
 from bench.kernels.base.process import Base
@@ -108,7 +110,8 @@ def _once_ms(pace: Pace, case: Case, contender: Contender) -> float:
     expected = pace.expected(case, contender.name)
     if expected is not None and contender.checked_ms < FORETOLD * 1e3 * expected:
         return contender.checked_ms
-    return milliseconds(contender.calls[0])
+    with torch.set_grad_enabled(case.trains):
+        return milliseconds(contender.calls[0])
 
 
 def _with_base(
@@ -154,7 +157,7 @@ def prepare(session: Session, op: ModuleType, problems: Sequence[Any]) -> Contes
     if verdict != PASSED:
         contest.red = verdict
         return contest
-    contest.contenders.append(Contender(OURS, calls, ours_ms))
+    contest.contenders.append(Contender(OURS, calls, ours_ms, case.trains))
     contest.checks[OURS] = verdict
     for name, peer in session.against.items():
         slowest = session.effort.slowest
@@ -164,7 +167,7 @@ def prepare(session: Session, op: ModuleType, problems: Sequence[Any]) -> Contes
                 calls = tuple(getattr(peer, case.op)(p) for p in problems)
                 truth = peers.truth(peer, problems[0], expected)
                 contest.checks[name], first_ms = checked(case, calls[0], truth)
-                contest.contenders.append(Contender(name, calls, first_ms))
+                contest.contenders.append(Contender(name, calls, first_ms, case.trains))
             except (AssertionError, NotImplementedError, RuntimeError, ValueError) as error:
                 reason = f"cannot run it: {str(error).splitlines()[0]}"
         if reason is not None:

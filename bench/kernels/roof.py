@@ -38,7 +38,17 @@ class Roof:
 
 
 def stopwatch(contender: Contender, device: str) -> Stopwatch:
-    return gpu_stopwatch(contender) if device == "cuda" else cpu_stopwatch(contender)
+    """Autograd is on or off, as the calls want it, before the clock starts: that is no work of
+    theirs, and takes longer than some of them where caches are cold.
+    """
+    with torch.set_grad_enabled(contender.trains):
+        watch = gpu_stopwatch(contender) if device == "cuda" else cpu_stopwatch(contender)
+
+    def sample() -> float:
+        with torch.set_grad_enabled(contender.trains):
+            return watch()
+
+    return sample
 
 
 @cache

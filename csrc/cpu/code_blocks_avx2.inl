@@ -16,6 +16,13 @@ inline float total(BlockSum sum) {
   return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
 }
 
+// found[i] = the sum of the lanes of sums[i].
+template <int ROWS>
+inline void find_totals(const BlockSum (&sums)[ROWS], float (&found)[ROWS]) {
+#pragma GCC unroll 4
+  for (int i = 0; i < ROWS; ++i) found[i] = total(sums[i]);
+}
+
 // The codes of even and of odd values, a byte each.
 struct Nibbles {
   __m256i of[2];

@@ -149,8 +149,10 @@ template <int ROWS, class Blocks>
       if (next != nullptr) found[i] = map[next[i]];
       blocks.template add<false>(codes, rows, totals);
     }
+    float found_totals[ROWS];
+    find_totals(totals, found_totals);
 #pragma GCC unroll 8
-    for (int i = 0; i < ROWS; ++i) sums[i * TILE_COLUMNS + c] += factor * total(totals[i]);
+    for (int i = 0; i < ROWS; ++i) sums[i * TILE_COLUMNS + c] += factor * found_totals[i];
   }
 }
 

@@ -48,8 +48,7 @@ def differentiated(loss: Callable[[], torch.Tensor], p: Problem) -> Call:
     """The loss alone or with the gradient of hidden, as the case says: ours and the peers'."""
 
     def alone() -> dict[str, torch.Tensor]:
-        with torch.no_grad():
-            return {"loss": loss()}
+        return {"loss": loss()}
 
     def with_gradient() -> dict[str, torch.Tensor]:
         value = loss()

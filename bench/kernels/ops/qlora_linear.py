@@ -90,8 +90,7 @@ def differentiated(
     """`forward` alone, or with the gradients of `leaves`, as the case says: ours and the peers'."""
 
     def alone() -> dict[str, torch.Tensor]:
-        with torch.no_grad():
-            return {"y": forward()}
+        return {"y": forward()}
 
     def with_gradients() -> dict[str, torch.Tensor]:
         y = forward()
