@@ -9,9 +9,15 @@ template <int HEIGHT, int VECTORS>
                                      float* sums) {
   Floats tile[HEIGHT][VECTORS];
 #pragma GCC unroll 16
-  for (int i = 0; i < HEIGHT; ++i) std::fill(tile[i], tile[i] + VECTORS, zeros());
+  for (int i = 0; i < HEIGHT; ++i) {
+    std::fill(tile[i], tile[i] + VECTORS, zeros());
+    if constexpr (LEFT_AHEAD > 0) {
+      for (int v = 0; v < VECTORS; ++v) __builtin_prefetch(sums + i * TILE_COLUMNS + v * LANES, 1);
+    }
+  }
 #pragma GCC unroll 4
   for (int64_t d = 0; d < depth; ++d, left += HEIGHT, panel += TILE_COLUMNS) {
+    if constexpr (LEFT_AHEAD > 0) __builtin_prefetch(left + LEFT_AHEAD);
     Floats right[VECTORS];
 #pragma GCC unroll 2
     for (int v = 0; v < VECTORS; ++v) right[v] = load(panel + v * LANES);

@@ -6,7 +6,8 @@
 //
 // TILE_ROWS is what the registers hold, with two vectors of sums per row; a panel of DEPTH and the
 // tile that it meets share L1. The tiles that meet one panel lie side by side, so that what fetches
-// ahead does not begin anew at each of them.
+// ahead does not begin anew at each of them. LEFT_AHEAD, or 0, is how many floats before a tile
+// meets the panel it is asked for: what fetches ahead by itself ends with a page.
 
 constexpr int64_t TILE_COLUMNS = 2 * LANES;
 
