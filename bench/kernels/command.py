@@ -82,6 +82,8 @@ def run(arguments: argparse.Namespace) -> int:
     _known("--backend", [arguments.backend], qk.backends())
     if reason := qk.backends()[arguments.backend]:
         raise InputError(f"bench: --backend {arguments.backend} cannot run here: {reason}")
+    if arguments.op in ops.STEPS and arguments.backend != "cpu":
+        raise InputError(f"bench: {arguments.op} is of --backend cpu, was of {arguments.backend}")
     against = peers.load(arguments.against)
     revision, tree = None, None
     if arguments.base:
@@ -177,7 +179,9 @@ def _cases(arguments: argparse.Namespace) -> Iterable[Case]:
     directions = _known("--direction", direction.split(","), DIRECTIONS)
     sizes = _sizes(m_words)
     if op in ops.WITHOUT_ROWS:
-        sizes, directions = [0], directions[:1]
+        sizes = [0]
+    if op in (*ops.WITHOUT_ROWS, *ops.STEPS):
+        directions = directions[:1]
     for shape in shapes(shape_names, op):
         for dtype in dtypes:
             for m in sizes:

@@ -14,7 +14,7 @@ from bench.kernels import measure, ops, peers
 from bench.kernels.case import DIRECTIONS, Case, Contender
 from bench.kernels.clock import MIN_ROUNDS, Timing, cpu_stopwatch, interleave, ratio
 from bench.kernels.environment import _MARK, wanted
-from bench.kernels.roof import Roof
+from bench.kernels.roof import Roof, stopwatch
 from bench.kernels.shapes import shapes
 
 DOCUMENTED = """
@@ -41,8 +41,10 @@ def bench(op: str, folder: Path, *options: str) -> list[dict]:
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_every_op_is_checked_timed_and_recorded(op: str, dtype: str, tmp_path: Path):
     directions = "forward,forward+backward"
-    options = ["--backend", "reference", "--dtype", dtype, "--direction", directions]
+    backend = "cpu" if op in ops.STEPS else "reference"
+    options = ["--backend", backend, "--dtype", dtype, "--direction", directions]
     records = bench(op, tmp_path, *options)
+    assert records
     assert {record["case"]["direction"] for record in records} <= set(directions.split(","))
     for record in records:
         assert set(DOCUMENTED.split()) <= record.keys()
@@ -102,6 +104,7 @@ def test_a_missing_peer_is_named(
         (["--op", "quantize", "--against", "pytorch"], "did you mean 'torch'?"),
         (["--op", "quantize", "--backend", "gpu"], "--backend 'gpu' is unknown"),
         (["--op", "quantize", "--dtype", "bf17"], "did you mean 'bf16'?"),
+        (["--op", "qlora_linear_repeated", "--backend", "reference"], "is of --backend cpu"),
     ],
 )
 def test_bad_options_are_one_line(options, error: str, capsys: pytest.CaptureFixture[str]):
@@ -144,6 +147,17 @@ def test_a_stopwatch_of_one_copy_does_not_count_the_call_that_warms_its_inputs()
     seconds = cycle([0.005, 0.0])  # after another contender, and again
     sample = cpu_stopwatch(Contender("x", (lambda: sleep(next(seconds)),)), sample_ms=0.0)
     assert all(sample() < 2.5 for _ in range(4))
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_autograd_is_as_the_calls_want_it(trains: bool):
+    seen: list[bool] = []
+    calls = (lambda: seen.append(torch.is_grad_enabled()),)
+    sample = stopwatch(Contender("x", calls, trains=trains), "cpu")
+    with torch.set_grad_enabled(not trains):
+        sample()
+        assert torch.is_grad_enabled() is not trains
+    assert set(seen) == {trains}
 
 
 def test_the_allocator_is_set_before_the_process_starts():

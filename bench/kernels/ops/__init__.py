@@ -5,6 +5,7 @@ from typing import Any
 
 OPS = (
     "qlora_linear",
+    "qlora_linear_repeated",
     "dora_linear",
     "quantize",
     "dequantize",
@@ -13,6 +14,7 @@ OPS = (
     "adamw8bit",
 )
 WITHOUT_ROWS = ("quantize", "dequantize", "dora_column_norm", "adamw8bit")  # they have no x
+STEPS = ("qlora_linear_repeated",)  # of generation, forward alone, by the native kernels
 WITHOUT_ADAPTER = ("quantize", "dequantize", "linear_cross_entropy", "adamw8bit")
 DEFAULT_FORMATS = {"adamw8bit": "8bit", "linear_cross_entropy": ""}  # of states, none; else of W
 
@@ -24,7 +26,8 @@ DEFAULTS_OF = {
         "m": "1,8,32,128,512,2048",
         "dtype": "bf16,fp32",
         "direction": "forward,forward+backward",
-    }
+    },
+    "qlora_linear_repeated": {**DEFAULTS, "m": "1,8", "dtype": "bf16,fp32"},
 }
 
 

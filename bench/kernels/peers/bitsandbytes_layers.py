@@ -41,6 +41,9 @@ def qlora_linear(p: linear_op.Problem) -> Call:
     return without_adapter(linear_op.differentiated(lambda: linear(p.x), {"dx": p.x}, p), p)
 
 
+qlora_linear_repeated = qlora_linear
+
+
 def quantize(p: quantize_op.Problem) -> Call:
     """Codes alone are checked: its nested scales are not the exact nearest on the CPU."""
     from bitsandbytes.functional import quantize_4bit

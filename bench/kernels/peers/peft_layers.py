@@ -34,3 +34,6 @@ def qlora_linear(p: linear_op.Problem) -> Call:
         module["default"].to(p.x.device, p.x.dtype).weight.data.copy_(values)
         leaves[name] = module["default"].weight
     return linear_op.differentiated(lambda: lora(p.x), leaves, p)
+
+
+qlora_linear_repeated = qlora_linear

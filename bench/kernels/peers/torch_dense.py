@@ -21,6 +21,9 @@ def qlora_linear(p: linear_op.Problem) -> Call:
     return without_adapter(call, p)
 
 
+qlora_linear_repeated = qlora_linear
+
+
 def without_adapter(call: Call, p: linear_op.Problem) -> Call:
     """Renames the outputs of a bare base layer: they have another truth than the adapted one's."""
     if p.adapter is None:
