@@ -27,15 +27,10 @@ template <int HEIGHT>
   for (int64_t first = 0; first < a.depth; first += step) {
     const float* left = a.tile(index, first);
     const int64_t depth = std::min(step, a.depth - first);
+    const float* again = unknown(left);
 #pragma GCC unroll 4
-    for (int64_t r = 0; r < depth; ++r, left += HEIGHT, right += TILE_COLUMNS) {
-      const Floats right0 = load(right), right1 = load(right + LANES);
-#pragma GCC unroll 16
-      for (int i = 0; i < HEIGHT; ++i) {
-        const Floats factor = broadcast(left[i]);
-        tile[i][0] = fused_multiply_add(factor, right0, tile[i][0]);
-        tile[i][1] = fused_multiply_add(factor, right1, tile[i][1]);
-      }
+    for (int64_t r = 0; r < depth; ++r, left += HEIGHT, again += HEIGHT, right += TILE_COLUMNS) {
+      add_depth(left, again, {load(right), load(right + LANES)}, tile);
     }
   }
   const Floats scaling = broadcast(strip.scaling);

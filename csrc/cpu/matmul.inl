@@ -1,6 +1,24 @@
 // The one micro-kernel, and strips: some output columns by all rows of a row block, summed in fp32
 // in L2 until they are complete, then rounded and stored once.
 
+// tile[i][v] += left[i] * right[v] for one depth. A factor that a product reads by itself costs no
+// instruction, and instructions are what a core shares with a neighbour on its other thread; but
+// both vectors then load it, so that of three factors IN_PLACE are read so. `again` is `left`,
+// which the compiler must not know: it would read each once for both.
+template <int HEIGHT, int VECTORS>
+[[gnu::always_inline]] inline void add_depth(const float* left, const float* again,
+                                             const Floats (&right)[VECTORS],
+                                             Floats (&tile)[HEIGHT][VECTORS]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < HEIGHT; ++i) {
+#pragma GCC unroll 2
+    for (int v = 0; v < VECTORS; ++v) {
+      const Floats factor = broadcast(v > 0 && i % 3 < IN_PLACE ? again[i] : left[i]);
+      tile[i][v] = fused_multiply_add(factor, right[v], tile[i][v]);
+    }
+  }
+}
+
 // sums[row][column] += left[d][row] * panel[d][column], the partial sums of one panel in registers;
 // of a panel with few columns its first vectors. Never inlined: among the variables of a caller the
 // compiler runs out of registers for the sums.
@@ -15,20 +33,14 @@ template <int HEIGHT, int VECTORS>
       for (int v = 0; v < VECTORS; ++v) __builtin_prefetch(sums + i * TILE_COLUMNS + v * LANES, 1);
     }
   }
+  const float* again = unknown(left);
 #pragma GCC unroll 4
-  for (int64_t d = 0; d < depth; ++d, left += HEIGHT, panel += TILE_COLUMNS) {
+  for (int64_t d = 0; d < depth; ++d, left += HEIGHT, again += HEIGHT, panel += TILE_COLUMNS) {
     if constexpr (LEFT_AHEAD > 0) __builtin_prefetch(left + LEFT_AHEAD);
     Floats right[VECTORS];
 #pragma GCC unroll 2
     for (int v = 0; v < VECTORS; ++v) right[v] = load(panel + v * LANES);
-#pragma GCC unroll 16
-    for (int i = 0; i < HEIGHT; ++i) {
-      const Floats factor = broadcast(left[i]);
-#pragma GCC unroll 2
-      for (int v = 0; v < VECTORS; ++v) {
-        tile[i][v] = fused_multiply_add(factor, right[v], tile[i][v]);
-      }
-    }
+    add_depth(left, again, right, tile);
   }
 #pragma GCC unroll 16
   for (int i = 0; i < HEIGHT; ++i, sums += TILE_COLUMNS) {

@@ -74,6 +74,12 @@ inline void convert(Target* target, const Source* source, int64_t count) {
   for (; i < count; ++i) target[i] = from_float<Target>(to_float(source[i]));
 }
 
+// The same pointer, of which the compiler does not know that.
+inline const float* unknown(const float* pointer) {
+  asm("" : "+r"(pointer));
+  return pointer;
+}
+
 constexpr int64_t LINE = 64;  // bytes of a cache line
 
 // Asks for lines that the prefetchers of the hardware miss: they stop at the end of a page.

@@ -1,7 +1,7 @@
 // Vectors of AVX2 + FMA + F16C: what differs between instruction sets, and nothing else.
 
 constexpr int LANES = 8;
-constexpr int64_t TILE_ROWS = 6, DEPTH = 384, LEFT_AHEAD = 0;  // of matmuls: panels.inl
+constexpr int64_t TILE_ROWS = 6, DEPTH = 384, LEFT_AHEAD = 0, IN_PLACE = 0;  // of matmuls
 
 using Floats = float __attribute__((vector_size(32)));
 using Words = uint32_t __attribute__((vector_size(32)));

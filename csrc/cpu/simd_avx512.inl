@@ -1,7 +1,7 @@
 // Vectors of AVX-512 (F, BW, DQ, VL): what differs between instruction sets, and nothing else.
 
 constexpr int LANES = 16;
-constexpr int64_t TILE_ROWS = 12, DEPTH = 192, LEFT_AHEAD = 512;  // of matmuls: panels.inl
+constexpr int64_t TILE_ROWS = 12, DEPTH = 192, LEFT_AHEAD = 512, IN_PLACE = 2;  // of matmuls
 
 using Floats = float __attribute__((vector_size(64)));
 using Words = uint32_t __attribute__((vector_size(64)));

@@ -1,7 +1,7 @@
 // Vectors that any x86-64 (or other) machine has: four lanes, no fused multiply-add.
 
 constexpr int LANES = 4;
-constexpr int64_t TILE_ROWS = 6, DEPTH = 384, LEFT_AHEAD = 0;  // of matmuls: panels.inl
+constexpr int64_t TILE_ROWS = 6, DEPTH = 384, LEFT_AHEAD = 0, IN_PLACE = 0;  // of matmuls
 
 using Floats = float __attribute__((vector_size(16)));
 using Words = uint32_t __attribute__((vector_size(16)));
