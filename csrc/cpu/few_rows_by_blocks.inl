@@ -136,7 +136,7 @@ template <int ROWS, class Blocks>
     int64_t i = 0;
     for (; i < num_whole; codes += BLOCKS_TOGETHER * BLOCK_CODES / 2) {
       __builtin_prefetch(codes + CODES_AHEAD);
-      if constexpr (CODES_AHEAD_IN_L2 > 0) __builtin_prefetch(codes + CODES_AHEAD_IN_L2, 0, 2);
+      if constexpr (CODES_AHEAD_IN_L2 > 0) __builtin_prefetch(codes + CODES_AHEAD_IN_L2, 0, IN_L2);
       if (next != nullptr) {
         for (int64_t j = 0; j < BLOCKS_TOGETHER; ++j) found[i + j] = map[next[i + j]];
       }

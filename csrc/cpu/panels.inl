@@ -280,7 +280,7 @@ struct WeightPanels {
     const int64_t ahead = depth * own.k;
     for (int64_t d = 0; d < depth; ++d, index += own.k, panel += TILE_COLUMNS) {
       if (index + ahead < own.n * own.k) {
-        __builtin_prefetch(codes_at<Decoder>(own, index + ahead));
+        prefetch<IN_L2>(codes_at<Decoder>(own, index + ahead), Decoder::VECTOR_BYTES);
       }
       const Floats scale = broadcast(own.scale_at(index));
       const uint8_t* codes = codes_at<Decoder>(own, index);
@@ -316,7 +316,7 @@ struct TransposedWeightPanels {
       starts[i] = std::min(column + i, weight.n - 1) * weight.k + first;
       sources[i] = codes_at<Decoder>(weight, starts[i]);
       const int64_t num_bytes = depth * Decoder::VECTOR_BYTES / LANES;
-      prefetch(sources[i] + num_bytes, num_bytes);
+      prefetch<IN_L2>(sources[i] + num_bytes, num_bytes);
     }
     for (int64_t d = 0, run; d < depth; d += run) {
       run = depth - d;

@@ -82,10 +82,13 @@ inline const float* unknown(const float* pointer) {
 
 constexpr int64_t LINE = 64;  // bytes of a cache line
 
-// Asks for lines that the prefetchers of the hardware miss: they stop at the end of a page.
+// Asks for lines that the prefetchers of the hardware miss: they stop at the end of a page. What is
+// read only after much else has passed through L1 is asked for in L2.
+constexpr int IN_L1 = 3, IN_L2 = 2;
+template <int WHERE = IN_L1>
 inline void prefetch(const void* data, int64_t num_bytes) {
   const auto* bytes = static_cast<const char*>(data);
-  for (int64_t i = 0; i < num_bytes; i += LINE) __builtin_prefetch(bytes + i);
+  for (int64_t i = 0; i < num_bytes; i += LINE) __builtin_prefetch(bytes + i, 0, WHERE);
 }
 
 // Asks for the line of values[i], once for all vectors of a line. A core has room for some sixteen
