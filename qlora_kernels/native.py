@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from functools import cache, wraps
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import ref
 
 import torch
 
@@ -54,21 +54,24 @@ def state_maps() -> Any:
     return cpu().StateMaps(dynamic_map(device).tolist(), dynamic_map(device, False).tolist())
 
 
-# Looked at once for each tensor that is used again, as a layer's is.
-_weights: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+# By id(q), until q is gone: looked at once for each tensor that is used again, as a layer's is.
+_weights: dict[int, tuple[Any, ref[Any]]] = {}
 
 
 def weight(q: Any) -> Any:
     """A QuantizedTensor as kernels take it; each call reads anew where its memory is."""
-    known = _weights.get(q)
+    key = id(q)
+    known = _weights.get(key)
     if known is None:
-        known = _weights[q] = cpu().Weight(q, tables(q.format))
-    return known
+        until_gone = ref(q, lambda _: _weights.pop(key, None))
+        known = _weights[key] = cpu().Weight(q, tables(q.format)), until_gone
+    return known[0]
 
 
-def knows(q: Any) -> bool:
-    """Whether kernels have taken this QuantizedTensor before."""
-    return q in _weights
+def known_weight(q: Any) -> Any | None:
+    """`weight(q)` of a QuantizedTensor that kernels have taken before."""
+    known = _weights.get(id(q))
+    return None if known is None else known[0]
 
 
 def telling_stale(run: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,12 +1,14 @@
 """The short way of a call: the same bits as torch's operator, and only where nobody watches."""
 
 from dataclasses import replace
+from weakref import ref
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import qlora_kernels as qk
+from qlora_kernels import native
 from qlora_kernels.ops.qlora_linear import eager, operator
 from qlora_kernels.ops.qlora_linear.call import Layer
 from qlora_kernels.testing.cases import LinearCase, linear_problem
@@ -46,6 +48,57 @@ def test_both_ways_give_the_same_bits(case: LinearCase, dtype: torch.dtype):
     assert all(map(torch.equal, short, long))
     with torch.no_grad():
         assert torch.equal(eager.run(x, [layer])[0], operator.run(x, [layer])[0])
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if not case.dropout], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_layer_met_again_gives_the_same_bits(case: LinearCase, dtype: torch.dtype):
+    x, layer = made(case, dtype)
+    x = x.detach().view(*x.shape[:1], 1, -1)
+    with torch.no_grad():
+        expected = operator.run(x, [layer])[0]
+        base = replace(layer.base)
+        for known in (False, True):
+            assert (native.known_weight(base) is not None) == known
+            assert torch.equal(eager.run_alone(x, base, layer.adapter, layer.bias), expected)
+    wanted = eager.run_alone(x, base, layer.adapter, layer.bias).requires_grad
+    assert wanted == (layer.adapter is not None)
+
+
+def test_a_layer_met_again_is_looked_at_anew():
+    """What the short way does not take of a known base goes the long way, or is refused there."""
+    x, layer = made(CASES[0])
+    x, base, bias = x.detach(), layer.base, layer.bias.detach()
+    a, b = layer.adapter.a.detach(), layer.adapter.b.detach()
+    adapter = replace(layer.adapter, a=a, b=b)
+    y = qk.qlora_linear(x, base, adapter, bias)
+
+    class Watched(torch.Tensor):
+        pass
+
+    for other in (
+        (replace(adapter, a=a.t().contiguous().t()), bias),
+        (replace(adapter, a=a.as_subclass(Watched)), bias),
+        (adapter, bias.double().bfloat16()),
+    ):
+        assert eager.run_alone(x, base, *other) is None
+        torch.testing.assert_close(
+            qk.qlora_linear(x, base, *other), y, rtol=0, atol=0.02, check_dtype=False
+        )
+    for wrong in (replace(adapter, dropout_on="output"), replace(adapter, b=b[:-1])):
+        with pytest.raises(qk.InputError):
+            qk.qlora_linear(x, base, wrong, bias)
+    with pytest.raises(qk.InputError, match="x should be"):
+        qk.qlora_linear(x[0, 0], base, adapter, bias)
+
+
+def test_what_kernels_know_of_a_base_goes_with_it():
+    x, layer = made(CASES[2])
+    base = replace(layer.base, codes=layer.base.codes.clone())
+    qk.qlora_linear(x, base)
+    codes, known = ref(base.codes), len(native._weights)
+    del base
+    assert codes() is None and len(native._weights) == known - 1
 
 
 def test_a_group_gives_the_same_bits():

@@ -6,63 +6,111 @@ kernels, whose bindings check every tensor that they are given. What they do not
 way through torch's operator, which runs it or says what is wrong.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from operator import is_
 from typing import Any
 from weakref import ref
 
 import torch
-from torch.autograd import forward_ad
+from torch._C import (
+    _are_functorch_transforms_active,
+    _is_tracing,
+    _len_torch_dispatch_stack,
+    _len_torch_function_stack,
+)
+from torch.autograd import _profiler_enabled, forward_ad  # type: ignore[attr-defined]
+from torch.compiler import is_compiling
 
 from qlora_kernels import dispatch, native
-from qlora_kernels.formats import QuantizedTensor
+from qlora_kernels.formats import Adapter, Base, QuantizedTensor
 from qlora_kernels.native import telling_stale
 from qlora_kernels.ops.qlora_linear import native_kernel
 from qlora_kernels.ops.qlora_linear.call import Layer, Needs
 from qlora_kernels.ops.qlora_linear.operator import run_backward
 
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
+_PLAIN = frozenset((torch.Tensor, torch.nn.Parameter))
+_PLAIN_OR_NONE = _PLAIN | {type(None)}
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @telling_stale
 def run(x: torch.Tensor, layers: Sequence[Layer]) -> tuple[torch.Tensor, ...] | None:
     """y [..., n_i] of each layer, or None where the call must go the long way."""
-    if not (nobody_watches() and _takes(x, layers)):
+    return _run(x, layers) if _takes(x) else None
+
+
+def _run(x: torch.Tensor, layers: Sequence[Layer]) -> tuple[torch.Tensor, ...] | None:
+    if not all(map(takes_layer, layers)):
         return None
     try:
-        if torch.is_grad_enabled():
-            trained = [t for layer in layers for t in _trained(layer)]
-            if any(t is not None and t.requires_grad for t in (x, *trained)):
-                return _Eager.apply(layers, x, *trained)  # type: ignore[no-untyped-call, no-any-return]
+        trained = [x, *chain.from_iterable(map(_trained, layers))]
+        if _wants_gradients(trained):
+            return _Eager.apply(layers, *trained)  # type: ignore[no-untyped-call, no-any-return]
         return tuple(native_kernel.forward_group(x, layers))
     except ValueError:
         return None
 
 
+@telling_stale
+def run_alone(
+    x: torch.Tensor, q: Base, adapter: Adapter | None, bias: torch.Tensor | None
+) -> torch.Tensor | None:
+    """y [..., n] of one layer without dropout and magnitude, or None as `run` gives it.
+
+    Where nothing wants a gradient no Layer is made, which takes longer than what it remembers.
+    """
+    if not (_takes(x) and isinstance(q, QuantizedTensor)):
+        return None
+    a = b = None
+    if adapter is not None:
+        if adapter.dropout != 0.0 or adapter.magnitude is not None:
+            return None
+        adapter.check("qlora_linear")
+        a, b = adapter.a, adapter.b
+    weight = native.known_weight(q)
+    if weight is None or _wants_gradients((x, a, b, bias)):
+        outputs = _run(x, (Layer(q, adapter, bias=bias),))
+        return None if outputs is None else outputs[0]
+    tensors = (q.codes, q.scales, q.nested_absmax, q.nested_offset, a, b, bias)
+    if len(q.shape) != 2 or not _PLAIN_OR_NONE.issuperset(map(type, tensors)):
+        return None
+    if bias is not None and bias.dtype != x.dtype:
+        return None
+    y = native_kernel.new_output(x, q)
+    try:
+        native_kernel.run_forward(x, [(weight, (adapter, None), (bias, None), y)])
+    except ValueError:
+        return None
+    return y
+
+
+def _wants_gradients(tensors: Iterable[torch.Tensor | None]) -> bool:
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
 def nobody_watches() -> bool:
     """No compiler, tracer, mode, transform, forward gradient or profiler wants to see the call."""
     return not (
-        torch.compiler.is_compiling()
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._len_torch_function_stack()
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._is_tracing()
+        is_compiling()
+        or _len_torch_dispatch_stack()
+        or _len_torch_function_stack()
+        or _are_functorch_transforms_active()
+        or _is_tracing()
         or forward_ad._current_level >= 0
-        or torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
+        or _profiler_enabled()
     )
 
 
-def _takes(x: torch.Tensor, layers: Sequence[Layer]) -> bool:
-    """Plain tensors on the CPU, a quantized base, no magnitude, and a backend that may be ours."""
+def _takes(x: torch.Tensor) -> bool:
+    """A plain tensor on the CPU, unwatched, and a backend that may be ours."""
     return (
-        may_run()
+        nobody_watches()
+        and may_run()
         and type(x) in _PLAIN
         and x.is_cpu
         and x.layout is torch.strided
         and x.numel() > 0
-        and all(map(takes_layer, layers))
     )
 
 
@@ -98,11 +146,11 @@ def _is_ours(layer: Layer) -> bool:
         return False
     if layer.bias is not None and layer.bias.dtype not in _DTYPES:
         return False
-    if not native.knows(base):  # of one that kernels have taken, these look at every part anew
+    if native.known_weight(base) is None:  # kernels look at every part of a known one anew
         base.check("qlora_linear")
     if layer.adapter is not None:
         layer.adapter.check("qlora_linear")
-    return all(t is None or type(t) in _PLAIN for t in (*layer.tensors, layer.bias))
+    return _PLAIN_OR_NONE.issuperset(map(type, (*layer.tensors, layer.bias)))
 
 
 def _trained(layer: Layer) -> tuple[torch.Tensor | None, ...]:

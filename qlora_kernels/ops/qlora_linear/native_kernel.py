@@ -43,11 +43,21 @@ def forward(
 
 def forward_group(x: torch.Tensor, layers: Sequence[Layer]) -> list[torch.Tensor]:
     """y of every layer that reads x, [..., n_i]; x is packed once for all of them."""
-    leading = x.shape[:-1]
-    outputs = [x.new_empty((*leading, layer.base.shape[0])) for layer in layers]
-    forward = native.cpu().qlora_linear_forward
-    forward(x.contiguous(), views(layers, outputs), torch.get_num_threads())
+    outputs = [new_output(x, layer.base) for layer in layers]
+    run_forward(x, views(layers, outputs))
     return outputs
+
+
+def new_output(x: torch.Tensor, base: Base) -> torch.Tensor:
+    """Room for y [..., n] of x [..., k]."""
+    shape = list(x.shape)
+    shape[-1:] = [base.shape[0]]
+    return x.new_empty(shape)
+
+
+def run_forward(x: torch.Tensor, views: Sequence[tuple[Any, ...]]) -> None:
+    """Fill the y of layers that `views` gave, or of a single one put like them."""
+    native.cpu().qlora_linear_forward(x.contiguous(), views, torch.get_num_threads())
 
 
 def views(layers: Sequence[Layer], outputs: Sequence[torch.Tensor]) -> list[tuple[Any, ...]]:

@@ -53,6 +53,10 @@ def qlora_linear(
     Raises InputError for shapes, dtypes or devices that do not fit, and for a dense q that wants a
     gradient.
     """
+    if column_norm is None:
+        y: torch.Tensor | None = eager.run_alone(x, q, adapter, bias)
+        if y is not None:
+            return y
     return qlora_linear_group(x, [Linear(q, adapter, bias, seed, column_norm)])[0]
 
 
