@@ -85,6 +85,9 @@ def test_a_layer_met_again_is_looked_at_anew():
         torch.testing.assert_close(
             qk.qlora_linear(x, base, *other), y, rtol=0, atol=0.02, check_dtype=False
         )
+    rows = x.expand(3, -1)
+    assert not rows.is_contiguous() and eager.run_alone(rows, base, adapter, bias) is None
+    torch.testing.assert_close(qk.qlora_linear(rows, base, adapter, bias), y.expand(3, -1))
     for wrong in (replace(adapter, dropout_on="output"), replace(adapter, b=b[:-1])):
         with pytest.raises(qk.InputError):
             qk.qlora_linear(x, base, wrong, bias)

@@ -7,6 +7,7 @@ way through torch's operator, which runs it or says what is wrong.
 """
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import chain
 from operator import is_
 from typing import Any
@@ -24,7 +25,7 @@ from torch.compiler import is_compiling
 
 from qlora_kernels import dispatch, native
 from qlora_kernels.formats import Adapter, Base, QuantizedTensor
-from qlora_kernels.native import telling_stale
+from qlora_kernels.native import tell_if_stale, telling_stale
 from qlora_kernels.ops.qlora_linear import native_kernel
 from qlora_kernels.ops.qlora_linear.call import Layer, Needs
 from qlora_kernels.ops.qlora_linear.operator import run_backward
@@ -37,11 +38,7 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 @telling_stale
 def run(x: torch.Tensor, layers: Sequence[Layer]) -> tuple[torch.Tensor, ...] | None:
     """y [..., n_i] of each layer, or None where the call must go the long way."""
-    return _run(x, layers) if _takes(x) else None
-
-
-def _run(x: torch.Tensor, layers: Sequence[Layer]) -> tuple[torch.Tensor, ...] | None:
-    if not all(map(takes_layer, layers)):
+    if not (_takes(x) and all(map(takes_layer, layers))):
         return None
     try:
         trained = [x, *chain.from_iterable(map(_trained, layers))]
@@ -52,7 +49,6 @@ def _run(x: torch.Tensor, layers: Sequence[Layer]) -> tuple[torch.Tensor, ...] |
         return None
 
 
-@telling_stale
 def run_alone(
     x: torch.Tensor, q: Base, adapter: Adapter | None, bias: torch.Tensor | None
 ) -> torch.Tensor | None:
@@ -70,7 +66,7 @@ def run_alone(
         a, b = adapter.a, adapter.b
     weight = native.known_weight(q)
     if weight is None or _wants_gradients((x, a, b, bias)):
-        outputs = _run(x, (Layer(q, adapter, bias=bias),))
+        outputs = run(x, (Layer(q, adapter, bias=bias),))
         return None if outputs is None else outputs[0]
     tensors = (q.codes, q.scales, q.nested_absmax, q.nested_offset, a, b, bias)
     if len(q.shape) != 2 or not _PLAIN_OR_NONE.issuperset(map(type, tensors)):
@@ -82,11 +78,18 @@ def run_alone(
         native_kernel.run_forward(x, [(weight, (adapter, None), (bias, None), y)])
     except ValueError:
         return None
+    except (TypeError, AttributeError) as error:
+        tell_if_stale(error)
+        raise
     return y
 
 
 def _wants_gradients(tensors: Iterable[torch.Tensor | None]) -> bool:
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    if torch.is_grad_enabled():
+        for tensor in tensors:  # any() of a generator takes longer than all that it asks
+            if tensor is not None and tensor.requires_grad:
+                return True
+    return False
 
 
 def nobody_watches() -> bool:
@@ -114,9 +117,8 @@ def _takes(x: torch.Tensor) -> bool:
     )
 
 
-def may_run() -> bool:
-    """Whether native kernels run here, and no other backend is forced."""
-    return dispatch.may_run(native_kernel.BACKEND)
+# Whether native kernels run here, and no other backend is forced.
+may_run = partial(dispatch.may_run, native_kernel.BACKEND)
 
 
 def _has_values(dy: torch.Tensor) -> bool:

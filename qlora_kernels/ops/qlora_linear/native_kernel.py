@@ -44,7 +44,7 @@ def forward(
 def forward_group(x: torch.Tensor, layers: Sequence[Layer]) -> list[torch.Tensor]:
     """y of every layer that reads x, [..., n_i]; x is packed once for all of them."""
     outputs = [new_output(x, layer.base) for layer in layers]
-    run_forward(x, views(layers, outputs))
+    run_forward(x.contiguous(), views(layers, outputs))
     return outputs
 
 
@@ -56,8 +56,8 @@ def new_output(x: torch.Tensor, base: Base) -> torch.Tensor:
 
 
 def run_forward(x: torch.Tensor, views: Sequence[tuple[Any, ...]]) -> None:
-    """Fill the y of layers that `views` gave, or of a single one put like them."""
-    native.cpu().qlora_linear_forward(x.contiguous(), views, torch.get_num_threads())
+    """Fill the y of layers that `views` gave, or of one put like them; x: contiguous."""
+    native.cpu().qlora_linear_forward(x, views, torch.get_num_threads())
 
 
 def views(layers: Sequence[Layer], outputs: Sequence[torch.Tensor]) -> list[tuple[Any, ...]]:
