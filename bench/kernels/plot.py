@@ -24,7 +24,7 @@ def roofline(records: Sequence[Record], path: Path) -> Path:
     colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
     for axes, (dtype, chosen) in zip(panels, by_dtype.items(), strict=True):
         points = _points(chosen)
-        _roof(axes, chosen[0], [x for series in points.values() for x, _, _ in series])
+        _roof(axes, chosen, [x for series in points.values() for x, _, _ in series])
         # Ours last, so that no peer lies on it.
         for name, series in reversed(points.items()):
             _series(axes, (name, colours[name]), series)
@@ -56,9 +56,12 @@ def _points(records: Sequence[Record]) -> dict[str, list[Point]]:
     return found
 
 
-def _roof(axes: Any, record: Record, intensities: Sequence[float]) -> None:
-    roof: Any = record.settings["roof"]
-    bandwidth, rate = roof["read_gb_per_s"], roof["matrix_gflop_per_s"]
+def _roof(axes: Any, records: Sequence[Record], intensities: Sequence[float]) -> None:
+    """The highest that was measured beside one of the cases."""
+    roofs: list[Any] = [record.settings["roof"] for record in records]
+    bandwidth, rate = (
+        max(roof[name] for roof in roofs) for name in ("read_gb_per_s", "matrix_gflop_per_s")
+    )
     edges = [min(intensities) / 2, rate / bandwidth, 2 * max(*intensities, rate / bandwidth)]
     heights = [min(x * bandwidth, rate) for x in edges]
     axes.plot(edges, heights, color="black", linewidth=1.2, label="roof, as measured")

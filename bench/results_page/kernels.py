@@ -119,7 +119,8 @@ def _against(record: Mapping[str, Any]) -> str:
 
 
 def _notes(records: Records) -> list[str]:
-    roofs = dict.fromkeys(_roof(r["settings"]) for r in records)
+    by_dtype = grouped((r["settings"]["roof"] for r in records), lambda roof: roof["dtype"])
+    roofs = "; ".join(map(_roof, by_dtype.values()))
     notes = dict.fromkeys(
         f"- not against {name}: {reason}"
         for record in records
@@ -135,9 +136,10 @@ def _notes(records: Records) -> list[str]:
     threads, isa = settings.get("threads"), settings.get("isa")
     where = f" {threads} threads, each bound{f', {isa}' * bool(isa)}." if threads else ""
     said = (
-        f"Times how much faster than each peer, in the same rounds.{where} Roof as measured then: "
+        f"Times how much faster than each peer, in the same rounds.{where} Roof as measured then:"
+        f" {roofs}."
     )
-    return [said + "; ".join(roofs) + ".", *(["\n".join(notes)] if notes else [])]
+    return [said, *(["\n".join(notes)] if notes else [])]
 
 
 def _marks(records: Records) -> Iterator[str]:
@@ -156,8 +158,17 @@ def _marks(records: Records) -> Iterator[str]:
         yield f"- {LEFT_OUT}: by its times for fewer rows, one call would take too long"
 
 
-def _roof(settings: Mapping[str, Any]) -> str:
-    roof = settings["roof"]
+def _roof(roofs: Records) -> str:
+    """Of one dtype: from the least to the most that was measured beside a case."""
     names = ("read", "copy", "update")
-    rates = [f"{name} {roof[key]} GB/s" for name in names if (key := f"{name}_gb_per_s") in roof]
-    return f"{roof['dtype']} {roof['matrix_gflop_per_s']:,} GFLOP/s, {', '.join(rates)}"
+    rates = [
+        f"{name} {_ends([roof[key] for roof in roofs])} GB/s"
+        for name in names
+        if (key := f"{name}_gb_per_s") in roofs[0]
+    ]
+    products = _ends([roof["matrix_gflop_per_s"] for roof in roofs])
+    return f"{roofs[0]['dtype']} {products} GFLOP/s, {', '.join(rates)}"
+
+
+def _ends(rates: Sequence[float]) -> str:
+    return " to ".join(f"{rate:,}" for rate in sorted({min(rates), max(rates)}))

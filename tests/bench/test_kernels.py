@@ -10,7 +10,7 @@ import torch
 
 import qlora_kernels as qk
 from bench.__main__ import main
-from bench.kernels import measure, ops, peers
+from bench.kernels import measure, ops, peers, roof
 from bench.kernels.case import DIRECTIONS, Case, Contender
 from bench.kernels.clock import MIN_ROUNDS, Timing, cpu_stopwatch, interleave, ratio
 from bench.kernels.environment import _MARK, wanted
@@ -60,6 +60,25 @@ def test_each_peer_has_a_record(tmp_path: Path):
     assert [record["against"] for record in records] == names
     assert [record["against_check"] for record in records] == ["passed"] * 4
     assert all(record["ratio"] > 0 for record in records)
+
+
+def test_the_roof_is_measured_beside_each_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    roofs = (Roof(rate, rate, rate, 10 * rate, "fp32") for rate in (1.0, 2.0, 3.0, 4.0))
+    monkeypatch.setattr(measure, "measure", lambda *_: next(roofs))
+    options = ["--backend", "reference", "--dtype", "fp32", "--m", "5,6", "--runs", "2"]
+    records = bench("qlora_linear", tmp_path, *options, "--direction", "forward")
+    for record, rates in zip(records, ((1.0, 3.0), (2.0, 4.0)), strict=True):
+        by_run = [run["roof_ms"] for run in record["runs"]]
+        assert by_run[0] / by_run[1] == pytest.approx(rates[1] / rates[0], rel=1e-5)
+        assert record["settings"]["roof"]["read_gb_per_s"] == rates[1]
+
+
+def test_the_roof_of_a_cpu_is_of_this_minute(monkeypatch: pytest.MonkeyPatch):
+    times = iter(range(1, 100))
+    monkeypatch.setattr(roof, "CPU_BYTES", 1 << 12)
+    monkeypatch.setattr(roof, "_best_ms", lambda *_: next(times))
+    first, second = (roof.measure("fp32", "cpu") for _ in range(2))
+    assert first.read_gb_per_s > second.read_gb_per_s
 
 
 def test_the_roofline_is_a_picture(tmp_path: Path):

@@ -164,6 +164,15 @@ def test_several_runs_show_their_spread_and_slow_peers_are_marked(results: Path)
     assert "3 runs of each case, of some cases 1" in text and reason not in text
 
 
+def test_roofs_of_cases_are_told_from_the_least_to_the_most(results: Path):
+    roof = {**KERNEL["settings"]["roof"], "read_gb_per_s": 2900.5}
+    other = {**KERNEL, "settings": {**KERNEL["settings"], "roof": roof}}
+    lines = [json.dumps(KERNEL), json.dumps(other)]
+    (results / "nvidia-h100/kernels.jsonl").write_text("\n".join(lines))
+    told = "Roof as measured then: bf16 790,000.0 GFLOP/s, read 2,900.5 to 3,000.0 GB/s."
+    assert told in page(sources(results), results)
+
+
 def test_another_allocator_has_a_table_of_its_own(results: Path):
     raised = {**KERNEL, "settings": {**KERNEL["settings"], "allocator": "raised"}}
     lines = [json.dumps(KERNEL), json.dumps(raised)]
