@@ -30,8 +30,8 @@ from qlora_kernels.ops.qlora_linear import native_kernel
 from qlora_kernels.ops.qlora_linear.call import Layer, Needs
 from qlora_kernels.ops.qlora_linear.operator import run_backward
 
-_PLAIN = frozenset((torch.Tensor, torch.nn.Parameter))
-_PLAIN_OR_NONE = _PLAIN | {type(None)}
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+_PLAIN_OR_NONE = {*_PLAIN, type(None)}
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -41,9 +41,9 @@ def run(x: torch.Tensor, layers: Sequence[Layer]) -> tuple[torch.Tensor, ...] | 
     if not (_takes(x) and all(map(takes_layer, layers))):
         return None
     try:
-        trained = [x, *chain.from_iterable(map(_trained, layers))]
-        if _wants_gradients(trained):
-            return _Eager.apply(layers, *trained)  # type: ignore[no-untyped-call, no-any-return]
+        trained = [t for layer in layers for t in _trained(layer)]
+        if _wants_gradients((x, *trained)):
+            return _Eager.apply(layers, x, *trained)  # type: ignore[no-untyped-call, no-any-return]
         return tuple(native_kernel.forward_group(x, layers))
     except ValueError:
         return None
@@ -73,9 +73,12 @@ def run_alone(
         return None
     if bias is not None and bias.dtype != x.dtype:
         return None
-    y = native_kernel.new_output(x, q)
+    shape = list(x.shape)
+    shape[-1:] = [q.shape[0]]
+    y = x.new_empty(shape)
+    view = (weight, (adapter, None), (bias, None), y)  # as native_kernel.views gives one
     try:
-        native_kernel.run_forward(x, [(weight, (adapter, None), (bias, None), y)])
+        native.cpu().qlora_linear_forward(x, [view], torch.get_num_threads())
     except ValueError:
         return None
     except (TypeError, AttributeError) as error:

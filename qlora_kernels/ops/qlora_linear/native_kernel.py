@@ -43,21 +43,13 @@ def forward(
 
 def forward_group(x: torch.Tensor, layers: Sequence[Layer]) -> list[torch.Tensor]:
     """y of every layer that reads x, [..., n_i]; x is packed once for all of them."""
-    outputs = [new_output(x, layer.base) for layer in layers]
-    run_forward(x.contiguous(), views(layers, outputs))
+    shape, outputs = list(x.shape), []
+    for layer in layers:
+        shape[-1:] = [layer.base.shape[0]]
+        outputs.append(x.new_empty(shape))
+    forward = native.cpu().qlora_linear_forward
+    forward(x.contiguous(), views(layers, outputs), torch.get_num_threads())
     return outputs
-
-
-def new_output(x: torch.Tensor, base: Base) -> torch.Tensor:
-    """Room for y [..., n] of x [..., k]."""
-    shape = list(x.shape)
-    shape[-1:] = [base.shape[0]]
-    return x.new_empty(shape)
-
-
-def run_forward(x: torch.Tensor, views: Sequence[tuple[Any, ...]]) -> None:
-    """Fill the y of layers that `views` gave, or of one put like them; x: contiguous."""
-    native.cpu().qlora_linear_forward(x, views, torch.get_num_threads())
 
 
 def views(layers: Sequence[Layer], outputs: Sequence[torch.Tensor]) -> list[tuple[Any, ...]]:
