@@ -84,19 +84,14 @@ def telling_stale(run: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return run(*arguments, **named)
         except (TypeError, AttributeError) as error:
-            tell_if_stale(error)
+            if _is_stale() or any(mark in str(error) for mark in _MARKS_OF_STALE):
+                raise InputError(
+                    "native: qlora_kernels._cpu should be built from the sources beside it, was "
+                    "built from others (rebuild it: pip install --no-deps --editable .)"
+                ) from error
             raise
 
     return running
-
-
-def tell_if_stale(error: Exception) -> None:
-    """What `telling_stale` does about an error; nothing where the kernels are not stale."""
-    if _is_stale() or any(mark in str(error) for mark in _MARKS_OF_STALE):
-        raise InputError(
-            "native: qlora_kernels._cpu should be built from the sources beside it, was "
-            "built from others (rebuild it: pip install --no-deps --editable .)"
-        ) from error
 
 
 def _is_stale() -> bool:

@@ -25,7 +25,7 @@ from torch.compiler import is_compiling
 
 from qlora_kernels import dispatch, native
 from qlora_kernels.formats import Adapter, Base, QuantizedTensor
-from qlora_kernels.native import tell_if_stale, telling_stale
+from qlora_kernels.native import telling_stale
 from qlora_kernels.ops.qlora_linear import native_kernel
 from qlora_kernels.ops.qlora_linear.call import Layer, Needs
 from qlora_kernels.ops.qlora_linear.operator import run_backward
@@ -34,19 +34,13 @@ _PLAIN = (torch.Tensor, torch.nn.Parameter)
 _PLAIN_OR_NONE = {*_PLAIN, type(None)}
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
+# Whether native kernels run here, and no other backend is forced.
+may_run = partial(dispatch.may_run, native_kernel.BACKEND)
 
-@telling_stale
+
 def run(x: torch.Tensor, layers: Sequence[Layer]) -> tuple[torch.Tensor, ...] | None:
     """y [..., n_i] of each layer, or None where the call must go the long way."""
-    if not (_takes(x) and all(map(takes_layer, layers))):
-        return None
-    try:
-        trained = [t for layer in layers for t in _trained(layer)]
-        if _wants_gradients((x, *trained)):
-            return _Eager.apply(layers, x, *trained)  # type: ignore[no-untyped-call, no-any-return]
-        return tuple(native_kernel.forward_group(x, layers))
-    except ValueError:
-        return None
+    return _run(x, layers) if _takes(x) else None
 
 
 def run_alone(
@@ -54,42 +48,41 @@ def run_alone(
 ) -> torch.Tensor | None:
     """y [..., n] of one layer without dropout and magnitude, or None as `run` gives it.
 
-    Where nothing wants a gradient no Layer is made, which takes longer than what it remembers.
+    Where nobody wants a gradient no Layer is made: for one call it costs more than it keeps.
     """
-    if not (_takes(x) and isinstance(q, QuantizedTensor)):
+    if not _takes(x):
         return None
-    a = b = None
-    if adapter is not None:
-        if adapter.dropout != 0.0 or adapter.magnitude is not None:
-            return None
-        adapter.check("qlora_linear")
-        a, b = adapter.a, adapter.b
+    if adapter is not None and (adapter.dropout != 0.0 or adapter.magnitude is not None):
+        return None
     weight = native.known_weight(q)
-    if weight is None or _wants_gradients((x, a, b, bias)):
-        outputs = run(x, (Layer(q, adapter, bias=bias),))
+    if weight is None or _wants_gradients((x, *_trained(adapter, bias))):
+        outputs = _run(x, (Layer(q, adapter, bias=bias),))
         return None if outputs is None else outputs[0]
-    tensors = (q.codes, q.scales, q.nested_absmax, q.nested_offset, a, b, bias)
-    if len(q.shape) != 2 or not _PLAIN_OR_NONE.issuperset(map(type, tensors)):
+    if not _fits(q, adapter, bias):
         return None
-    if bias is not None and bias.dtype != x.dtype:
-        return None
-    shape = list(x.shape)
-    shape[-1:] = [q.shape[0]]
-    y = x.new_empty(shape)
-    view = (weight, (adapter, None), (bias, None), y)  # as native_kernel.views gives one
     try:
-        native.cpu().qlora_linear_forward(x, [view], torch.get_num_threads())
+        return native_kernel.forward_known(x, weight, q.shape[0], adapter, bias)
+    except (ValueError, TypeError, AttributeError):  # the long way meets it again and tells why
+        return None
+
+
+@telling_stale
+def _run(x: torch.Tensor, layers: Sequence[Layer]) -> tuple[torch.Tensor, ...] | None:
+    if not all(map(takes_layer, layers)):
+        return None
+    trained = [t for layer in layers for t in _trained(layer.adapter, layer.bias)]
+    try:
+        if _wants_gradients((x, *trained)):
+            return _Eager.apply(layers, x, *trained)  # type: ignore[no-untyped-call, no-any-return]
+        return tuple(native_kernel.forward_group(x, layers))
     except ValueError:
         return None
-    except (TypeError, AttributeError) as error:
-        tell_if_stale(error)
-        raise
-    return y
 
 
 def _wants_gradients(tensors: Iterable[torch.Tensor | None]) -> bool:
+    """Whether autograd records a call that reads these tensors."""
     if torch.is_grad_enabled():
-        for tensor in tensors:  # any() of a generator takes longer than all that it asks
+        for tensor in tensors:  # any() of a generator would take longer than its answers
             if tensor is not None and tensor.requires_grad:
                 return True
     return False
@@ -120,10 +113,6 @@ def _takes(x: torch.Tensor) -> bool:
     )
 
 
-# Whether native kernels run here, and no other backend is forced.
-may_run = partial(dispatch.may_run, native_kernel.BACKEND)
-
-
 def _has_values(dy: torch.Tensor) -> bool:
     """Whether a gradient's values lie in memory: those of is_grads_batched=True, or known to be
     zero or the negative of others, do not.
@@ -145,22 +134,32 @@ def takes_layer(layer: Layer) -> bool:
 
 def _is_ours(layer: Layer) -> bool:
     base = layer.base
-    if not isinstance(base, QuantizedTensor) or len(base.shape) != 2:
-        return False
-    if layer.output_scale is not None:
-        return False
-    if layer.bias is not None and layer.bias.dtype not in _DTYPES:
+    if not isinstance(base, QuantizedTensor) or layer.output_scale is not None:
         return False
     if native.known_weight(base) is None:  # kernels look at every part of a known one anew
         base.check("qlora_linear")
-    if layer.adapter is not None:
-        layer.adapter.check("qlora_linear")
-    return _PLAIN_OR_NONE.issuperset(map(type, (*layer.tensors, layer.bias)))
+    return type(layer.seed) in _PLAIN_OR_NONE and _fits(base, layer.adapter, layer.bias)
 
 
-def _trained(layer: Layer) -> tuple[torch.Tensor | None, ...]:
-    adapter = layer.adapter
-    return (None, None, layer.bias) if adapter is None else (adapter.a, adapter.b, layer.bias)
+def _fits(base: Base, adapter: Adapter | None, bias: torch.Tensor | None) -> bool:
+    """Whether the parts of a quantized [n, k], an adapter and a bias are what kernels can read.
+
+    Raises InputError for an adapter whose parts do not belong together.
+    """
+    if adapter is not None:
+        adapter.check("qlora_linear")
+    assert isinstance(base, QuantizedTensor)
+    codes = (base.codes, base.scales, base.nested_absmax, base.nested_offset)
+    parts = (*codes, *_trained(adapter, bias))
+    return (
+        len(base.shape) == 2
+        and (bias is None or bias.dtype in _DTYPES)
+        and _PLAIN_OR_NONE.issuperset(map(type, parts))
+    )
+
+
+def _trained(adapter: Adapter | None, bias: torch.Tensor | None) -> tuple[Any, ...]:
+    return (None, None, bias) if adapter is None else (adapter.a, adapter.b, bias)
 
 
 class _Eager(torch.autograd.Function):

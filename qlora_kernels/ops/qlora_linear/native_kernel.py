@@ -43,24 +43,51 @@ def forward(
 
 def forward_group(x: torch.Tensor, layers: Sequence[Layer]) -> list[torch.Tensor]:
     """y of every layer that reads x, [..., n_i]; x is packed once for all of them."""
-    shape, outputs = list(x.shape), []
-    for layer in layers:
-        shape[-1:] = [layer.base.shape[0]]
-        outputs.append(x.new_empty(shape))
+    outputs = [_output(x, layer.base.shape[0]) for layer in layers]
     forward = native.cpu().qlora_linear_forward
     forward(x.contiguous(), views(layers, outputs), torch.get_num_threads())
     return outputs
 
 
+def forward_known(
+    x: torch.Tensor,  # [..., k]
+    weight: Any,
+    n: int,
+    adapter: Adapter | None,
+    bias: torch.Tensor | None,
+) -> torch.Tensor:
+    """`x W^T + s (x A^T) B^T + bias`, [..., n], of the native.weight of a base."""
+    y = _output(x, n)
+    view = _view(weight, adapter, None, bias, None, y)
+    native.cpu().qlora_linear_forward(x.contiguous(), [view], torch.get_num_threads())
+    return y
+
+
 def views(layers: Sequence[Layer], outputs: Sequence[torch.Tensor]) -> list[tuple[Any, ...]]:
     """Layers and their y, of x's dtype, as the kernel of the forward takes them."""
-    found = []
-    for layer, y in zip(layers, outputs, strict=True):
-        bias = layer.bias
-        if bias is not None and not (bias.dtype == y.dtype and bias.is_contiguous()):
-            bias = bias.detach().to(y.dtype).contiguous()
-        found.append((native.weight(layer.base), _adapter(layer), (bias, _scale(layer)), y))
-    return found
+    return [
+        _view(native.weight(layer.base), layer.adapter, layer.seed, layer.bias, _scale(layer), y)
+        for layer, y in zip(layers, outputs, strict=True)
+    ]
+
+
+def _output(x: torch.Tensor, n: int) -> torch.Tensor:
+    shape = list(x.shape)  # x.shape[:-1] makes a torch.Size, which takes longer
+    shape[-1:] = [n]
+    return x.new_empty(shape)
+
+
+def _view(
+    weight: Any,
+    adapter: Adapter | None,
+    seed: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    scale: torch.Tensor | None,
+    y: torch.Tensor,
+) -> tuple[Any, ...]:
+    if bias is not None and not (bias.dtype == y.dtype and bias.is_contiguous()):
+        bias = bias.detach().to(y.dtype).contiguous()
+    return weight, (_contiguous(adapter), seed), (bias, scale), y
 
 
 def backward(
@@ -100,7 +127,7 @@ def backward_group(
             (
                 dy.contiguous(),
                 native.weight(layer.base),
-                _adapter(layer),
+                (_contiguous(adapter), layer.seed),
                 (_scale(layer), factor),
                 gradients[-1],
             )
@@ -123,9 +150,8 @@ def _scale(layer: Layer) -> torch.Tensor | None:
     return None if scale is None else scale.detach().float().contiguous()
 
 
-def _adapter(layer: Layer) -> tuple[Adapter | None, torch.Tensor | None]:
-    """The adapter with factors that a kernel can walk, and the seed of its mask."""
-    adapter = layer.adapter
-    if adapter is not None and not (adapter.a.is_contiguous() and adapter.b.is_contiguous()):
-        adapter = replace(adapter, a=adapter.a.contiguous(), b=adapter.b.contiguous())
-    return adapter, layer.seed
+def _contiguous(adapter: Adapter | None) -> Adapter | None:
+    """The adapter with factors that a kernel can walk."""
+    if adapter is None or (adapter.a.is_contiguous() and adapter.b.is_contiguous()):
+        return adapter
+    return replace(adapter, a=adapter.a.contiguous(), b=adapter.b.contiguous())

@@ -54,7 +54,7 @@ def qlora_linear(
     gradient.
     """
     if column_norm is None:
-        y: torch.Tensor | None = eager.run_alone(x, q, adapter, bias)
+        y = eager.run_alone(x, q, adapter, bias)
         if y is not None:
             return y
     return qlora_linear_group(x, [Linear(q, adapter, bias, seed, column_norm)])[0]
