@@ -15,10 +15,11 @@ inline bool takes_code_blocks(const WeightView& weight) {
 // A few rows of x as the threads share them.
 struct FewRows {
   int64_t num_rows, k;
-  ElementType type;  // of x: 16-bit values are multiplied as whole numbers
-  float* rows;       // [num_rows, k]
-  float* places;     // the same as FloatBlocks or WordBlocks reads them, in groups of rows
-  float* scales;     // [num_rows, scales_stride]: of words
+  ElementType type;    // of x: 16-bit values are multiplied as whole numbers
+  float* rows;         // [num_rows, k]
+  float* places;       // the same as FloatBlocks or WordBlocks reads them, in groups of rows
+  float* scales;       // [num_rows, scales_stride]: of words
+  uint32_t* wordless;  // [num_blocks + 1]: a bit for each row whose block has no words
 
   // Vectors may read beyond the last scale.
   static int64_t scales_stride(int64_t k) { return k / BLOCK_CODES + LANES; }
@@ -27,7 +28,7 @@ struct FewRows {
     return (k + TOGETHER_CODES - 1) / TOGETHER_CODES * TOGETHER_CODES;
   }
   static int64_t size(int64_t num_rows, int64_t k) {
-    return num_rows * (k + placed(k) + scales_stride(k));
+    return num_rows * (k + placed(k) + scales_stride(k)) + k / BLOCK_CODES + 1;
   }
   FewRows(const MatrixView& x, int64_t count, float* memory)
       : num_rows(count),
@@ -35,7 +36,8 @@ struct FewRows {
         type(x.type),
         rows(memory),
         places(rows + count * k),
-        scales(places + count * placed(k)) {}
+        scales(places + count * placed(k)),
+        wordless(reinterpret_cast<uint32_t*>(scales + count * scales_stride(k))) {}
 
   bool is_placed() const { return WALKS_BLOCKS && k % BLOCK_CODES == 0; }
   bool wants_words() const { return type != ElementType::float32; }
@@ -49,15 +51,6 @@ struct FewRows {
            (first * height(group) + row - group) * BLOCKS_TOGETHER * BLOCK_CODES;
   }
   int64_t height(int64_t group) const { return std::min(ROWS_TOGETHER, num_rows - group); }
-  // Once all blocks are placed: whether words stand for each of them.
-  bool has_words() const {
-    if (!is_placed() || !wants_words()) return false;
-    for (int64_t row = 0; row < num_rows; ++row) {
-      const float* first = scales + row * scales_stride();
-      if (std::count(first, first + num_blocks(), NO_WORDS) != 0) return false;
-    }
-    return true;
-  }
 
   // Reads and places the values of some depths, from the first of a block on.
   void prepare(const DenseRows& source, Range depths) const {
@@ -79,8 +72,10 @@ struct FewRows {
     const int64_t target = place_of(row, block), number = block % BLOCKS_TOGETHER;
     if (wants_words()) {
       auto* words = reinterpret_cast<int16_t*>(places) + target;
-      scales[row * scales_stride() + block] =
-          place_words(source, least_fine_word(type), number, words);
+      const float scale = place_words(source, least_fine_word(type), number, words);
+      scales[row * scales_stride() + block] = scale;
+      const uint32_t rows_before = row == 0 ? 0 : wordless[block];
+      wordless[block] = rows_before | static_cast<uint32_t>(scale == NO_WORDS) << row;
       return;
     }
 #pragma GCC unroll 64
@@ -187,31 +182,66 @@ inline void add_block_dots_of_strip(const WeightView& weight, const Blocks& bloc
   }
 }
 
-// strip.sums[i][c] += <x[i], W[column + c]>, by whichever way takes this weight and these rows.
+// sums[i * TILE_COLUMNS + c] += <x[i], W[columns.first + c]> over one block, for the rows of x
+// whose bits are set: in floats, decoded once for all of them.
+inline void add_wordless_block(const WeightView& weight, const NibbleDecoder& decoder,
+                               const FewRows& x, Range columns, int64_t block, float* sums) {
+  constexpr int NUM_VECTORS = BLOCK_CODES / LANES;
+  for (int64_t c = 0; c < columns.size(); ++c) {
+    const int64_t first = (columns.first + c) * weight.k + block * BLOCK_CODES;
+    const uint8_t* codes = codes_at<NibbleDecoder>(weight, first);
+    const Floats scale = broadcast(weight.scale_at(first));
+    Floats values[NUM_VECTORS];
+    for (int i = 0; i < NUM_VECTORS; ++i) {
+      values[i] = decoder(codes + i * NibbleDecoder::VECTOR_BYTES) * scale;
+    }
+    for (uint32_t rows = x.wordless[block]; rows != 0; rows &= rows - 1) {
+      const int64_t row = std::countr_zero(rows);
+      const float* from = x.rows + row * x.k + block * BLOCK_CODES;
+      Floats dots[2] = {zeros(), zeros()};
+      for (int i = 0; i < NUM_VECTORS; ++i) {
+        dots[i % 2] = fused_multiply_add(values[i], load(from + i * LANES), dots[i % 2]);
+      }
+      sums[row * TILE_COLUMNS + c] += sum_of_lanes(dots[0] + dots[1]);
+    }
+  }
+}
+
+// strip.sums[i][c] += <x[i], W[column + c]>, by whichever way takes this weight. What a row of x
+// gets does not depend on the other rows: a block has words or not, whatever stands beside it.
 class FewRowsTimesWeight {
  public:
-  FewRowsTimesWeight(const WeightView& weight, const FewRows& x)
-      : weight_(weight), x_(x), has_words_(x.has_words()) {
-    if (weight.codebook != nullptr) step_ = words_of_codebook(*weight.codebook, words_);
+  FewRowsTimesWeight(const WeightView& weight, const FewRows& x) : weight_(weight), x_(x) {
+    if (!takes_code_blocks(weight) || !x.wants_words()) return;
+    step_ = words_of_codebook(*weight.codebook, words_);
+    const std::span<const uint32_t> wordless(x.wordless, x.num_blocks());
+    has_wordless_ = std::ranges::any_of(wordless, [](uint32_t rows) { return rows != 0; });
   }
 
   void add(int64_t column, const Strip& strip) const {
-    if (!takes_code_blocks(weight_) || (x_.wants_words() && !has_words_)) {
+    if (!takes_code_blocks(weight_)) {
       return add_dots_of_strip<FEW_ROWS>(weight_, x_.num_rows, column, x_.rows, strip.sums);
     }
-    if (has_words_) {
-      return with_word_blocks(words_, [&](const auto& blocks) {
-        add_block_dots_of_strip(weight_, blocks, step_, x_, column, strip);
-      });
+    if (!x_.wants_words()) {
+      const FloatBlocks blocks(weight_.codebook->values);
+      return add_block_dots_of_strip(weight_, blocks, 1.0f, x_, column, strip);
     }
-    const FloatBlocks blocks(weight_.codebook->values);
-    add_block_dots_of_strip(weight_, blocks, 1.0f, x_, column, strip);
+    with_word_blocks(words_, [&](const auto& blocks) {
+      add_block_dots_of_strip(weight_, blocks, step_, x_, column, strip);
+    });
+    if (!has_wordless_) return;
+    const Range columns{column, std::min(column + TILE_COLUMNS, weight_.n)};
+    const NibbleDecoder decoder(weight_);
+    for (int64_t block = 0; block < x_.num_blocks(); ++block) {
+      if (x_.wordless[block] == 0) continue;
+      add_wordless_block(weight_, decoder, x_, columns, block, strip.sums);
+    }
   }
 
  private:
   const WeightView& weight_;
   const FewRows& x_;
-  bool has_words_;
   int16_t words_[NUM_CODES] = {};
   float step_ = 1.0f;
+  bool has_wordless_ = false;
 };

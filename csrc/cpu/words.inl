@@ -33,15 +33,19 @@ inline float least_fine_word(ElementType type) {
 constexpr float NO_WORDS = -1.0f;
 
 // A block as words in the places where WordBlocks reads them, of as many as it multiplies together
-// the one with this number. Returns its scale, or NO_WORDS where
-// words cannot stand for it: its largest value leaves sums of words out of the range of floats, or
-// half of it is so much smaller that its words are below `fine`. What the largest adds to y may be
-// nothing, if it meets weights near zero.
+// the one with this number. Returns its scale; or NO_WORDS and places zeros where words cannot
+// stand for it: its largest value leaves sums of words out of the range of floats, or half of it is
+// so much smaller that its words are below `fine`. What the largest adds to y may be nothing, if it
+// meets weights near zero.
 inline float place_words(const float* block, float fine, int64_t number, int16_t* words) {
   constexpr float SMALLEST = 1e-20f, LARGEST = 1e20f;  // not NaN or infinity either
   constexpr float TO_WHOLE = 0x1.8p23f;  // a sum with it has whole numbers in its lowest bits
   const float largest = float_of(largest_magnitude(block));
-  if (largest != 0.0f && !(largest >= SMALLEST && largest <= LARGEST)) return NO_WORDS;
+  const auto without_words = [&] {
+    for (int64_t i = 0; i < BLOCK_CODES; ++i) words[WordBlocks::place(number, i)] = 0;
+    return NO_WORDS;
+  };
+  if (largest != 0.0f && !(largest >= SMALLEST && largest <= LARGEST)) return without_words();
   const Floats inverse = broadcast(largest > 0.0f ? LARGEST_WORD / largest : 0.0f);
   uint32_t rounded[BLOCK_CODES];
   SignedWords coarse{};  // minus their number
@@ -52,7 +56,7 @@ inline float place_words(const float* block, float fine, int64_t number, int16_t
   }
   int32_t lanes[LANES];
   std::memcpy(lanes, &coarse, sizeof lanes);
-  if (-2 * std::accumulate(lanes, lanes + LANES, 0) > BLOCK_CODES) return NO_WORDS;
+  if (-2 * std::accumulate(lanes, lanes + LANES, 0) > BLOCK_CODES) return without_words();
 #pragma GCC unroll 64
   for (int64_t i = 0; i < BLOCK_CODES; ++i) {
     words[WordBlocks::place(number, i)] = static_cast<int16_t>(rounded[i] & 0xffffu);

@@ -7,6 +7,7 @@ import qlora_kernels as qk
 from qlora_kernels.testing.error_rule import ErrorRule
 
 K = 192  # three blocks of codes
+NAN = float("nan")
 
 
 def product(x: torch.Tensor, q: qk.QuantizedTensor, backend: str = "cpu") -> torch.Tensor:
@@ -68,3 +69,24 @@ def test_sums_of_whole_numbers_stay_in_the_range_of_floats(isa: str, size: float
     truth = x.double() @ qk.dequantize(q, torch.float32).double().T
     assert y.isfinite().all()
     assert (y.double() - truth).norm() < torch.finfo(x.dtype).eps * truth.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("m", [2, 5, 8, 9, 40])
+def test_a_row_does_not_depend_on_its_neighbours(isa: str, dtype: torch.dtype, m: int):
+    """Packed examples stay apart, and an answer is the same whoever else is asking."""
+    q = qk.quantize(torch.randn(160, K))
+    adapter = qk.Adapter(torch.randn(4, K), torch.randn(160, 4), 0.5)
+    x, dy = torch.randn(m, K), torch.randn(m, 160)
+
+    def last_row(first: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = torch.cat([first, x[1:]]).to(dtype).requires_grad_()
+        y = qk.qlora_linear(rows, q, adapter)
+        [dx] = torch.autograd.grad(y, rows, torch.cat([first[:, :160], dy[1:]]).to(dtype))
+        return y[-1].detach(), dx[-1]
+
+    outlier = torch.randn(1, K)
+    outlier[0, 5] *= 1e3
+    expected = last_row(x[:1])
+    for first in (outlier, torch.zeros(1, K), torch.full((1, K), NAN)):
+        assert all(map(torch.equal, last_row(first), expected))
