@@ -183,9 +183,10 @@ inline void add_block_dots_of_strip(const WeightView& weight, const Blocks& bloc
 }
 
 // sums[i * TILE_COLUMNS + c] += <x[i], W[columns.first + c]> over one block, for the rows of x
-// whose bits are set: in floats, decoded once for all of them.
-inline void add_wordless_block(const WeightView& weight, const NibbleDecoder& decoder,
-                               const FewRows& x, Range columns, int64_t block, float* sums) {
+// whose bits are set: in floats, decoded once for all of them. Not inlined, as it is seldom called.
+[[gnu::noinline]] inline void add_wordless_block(const WeightView& weight,
+                                                 const NibbleDecoder& decoder, const FewRows& x,
+                                                 Range columns, int64_t block, float* sums) {
   constexpr int NUM_VECTORS = BLOCK_CODES / LANES;
   for (int64_t c = 0; c < columns.size(); ++c) {
     const int64_t first = (columns.first + c) * weight.k + block * BLOCK_CODES;
