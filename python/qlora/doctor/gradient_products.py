@@ -60,7 +60,9 @@ def _adding(
 ) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
     def watch(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         x = inputs[0].detach()
-        narrow = x.reshape(-1, x.shape[-1]).float() @ columns.to(x.device)  # less to keep than x
+        with torch.autocast(x.device.type, enabled=False):
+            rows = x.reshape(-1, x.shape[-1]).float()
+            narrow = rows @ columns.to(x.device)  # less to keep than x
 
         def add(dy: Tensor) -> None:
             product = dy.reshape(-1, dy.shape[-1]).float().T @ narrow

@@ -9,6 +9,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from qlora import models
 from qlora.data import Example
 from qlora.data.encode import IGNORE
 from qlora.guard.preflight import check
@@ -45,7 +46,9 @@ def prepared(made):
 
 
 @pytest.mark.parametrize("changes", METHODS, ids=lambda c: " ".join(map(str, c.values())) or "lora")
-def test_every_method_passes_and_nothing_is_changed(settings, changes):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_every_method_passes_and_nothing_is_changed(settings, monkeypatch, changes, dtype):
+    monkeypatch.setattr(models, "compute_dtype", lambda: dtype)
     run, state = prepared(settings(**changes))
     before = {name: p.detach().clone() for name, p in run.model.named_parameters()}
     mine = {name: p.detach().clone() for name, p in run.parameters.items()}

@@ -84,7 +84,8 @@ def _adding(name: str, weights: DenseWeights, sums: dict[str, Tensor]) -> Any:
     def add(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         assert isinstance(module, QLoRALinear)
         weight, quantized = weights.weight(name, module), module.dequantize().float()
-        total = squares(inputs[0].float(), weight, quantized)
+        with torch.autocast(weight.device.type, enabled=False):
+            total = squares(inputs[0].float(), weight, quantized)
         sums[name] = sums[name] + total if name in sums else total
 
     return add

@@ -76,12 +76,13 @@ class Prefix(InOneFile):
         )
         self.encoder = PrefixEncoder(config).to(model.device)
         self.parameters = as_masters(dict(self.encoder.named_parameters()))
-        self.count = count
+        self.count, self.dtype = count, model.dtype
         model.base_model.register_forward_pre_hook(self._before, with_kwargs=True)
 
     def _before(self, _: Any, __: Any, inputs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         tokens, positions = inputs["input_ids"], _positions(inputs)
         values = self.encoder(_numbers(self.count, tokens))  # [rows, count, 2 layers dim]
+        values = values.to(self.dtype)  # that of the model's own keys and values
         cache = DynamicCache()
         heads = values.view(
             len(tokens), self.count, 2 * self.shape.layers, -1, self.shape.head_dim

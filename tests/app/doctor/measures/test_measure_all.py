@@ -4,7 +4,9 @@ import json
 import time
 
 import pytest
+import torch
 
+from qlora import models
 from qlora.doctor.facts import KINDS
 from qlora.doctor.measures import measure_all
 from qlora.doctor.subject import Subject
@@ -14,6 +16,16 @@ SHARES = {
     *("untargeted_gradient", "untargeted_capturable", "effective_rank", "stable_rank"),
     *("unchanged_parameters", "calibration_error_training", "supervised_share", "unknown_script"),
 }
+
+
+def test_a_run_in_bf16_is_measured_whole(run, monkeypatch):
+    """As processors with bf16 load it, under autocast; emulated elsewhere."""
+    in_float32, failures = measure_all(Subject.open(run()))
+    assert failures == []
+    monkeypatch.setattr(models, "compute_dtype", lambda: torch.bfloat16)
+    facts, failures = measure_all(Subject.open(run()))
+    assert failures == []
+    assert [fact.name for fact in facts] == [fact.name for fact in in_float32]
 
 
 @pytest.mark.parametrize(
