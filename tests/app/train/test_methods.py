@@ -124,6 +124,13 @@ def test_full_fine_tuning_leaves_a_model_that_loads(settings, tiny: Path, tmp_pa
     )
 
 
+@pytest.mark.parametrize("method", ["prompt", "prefix"])
+def test_who_lacks_peft_is_told(settings, monkeypatch, method: str):
+    monkeypatch.setattr("qlora.train.methods.choose.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=f"peft should be installed for method {method}"):
+        train(settings(method=method))
+
+
 def test_full_fine_tuning_of_codes_is_refused(settings):
     with pytest.raises(InputError, match="format should be none for method full"):
         train(settings(method="full"))

@@ -1,13 +1,15 @@
 """From settings to a model that is prepared for its method."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 import qlora_kernels as qk
+from qlora.train.methods.bottleneck import Bottleneck
 from qlora.train.methods.full import Full
 from qlora.train.methods.lora import Lora
 from qlora.train.methods.method import Method
@@ -18,8 +20,14 @@ from qlora_kernels.errors import InputError
 def make_method(model: PreTrainedModel, tokenizer: Any, settings: TrainSettings) -> Method:
     """Change the model in place as the method needs it, move it to the first GPU, if there is one.
 
-    All but "full" keep the base frozen, in `settings.format`.
+    All but "full" keep the base frozen, in `settings.format`. Raises InputError for settings that
+    the method cannot take, and where it needs peft and there is none.
     """
+    if settings.method in ("prompt", "prefix") and find_spec("peft") is None:
+        raise InputError(
+            f"train: peft should be installed for method {settings.method}, is not"
+            " (pip install 'peft>=0.21')"
+        )
     if settings.method == "full":
         if settings.format != "none":
             raise InputError(
@@ -33,13 +41,13 @@ def make_method(model: PreTrainedModel, tokenizer: Any, settings: TrainSettings)
     qk.prepare_model(model, replace(settings.layers, trainable_tokens=tokens))
     if settings.method == "lora":
         return Lora(_on_device(model), settings.rank)
-    # These need peft, which only who compares methods installs.
-    from qlora.train.methods.bottleneck import Bottleneck
+    if settings.method == "bottleneck":
+        return Bottleneck(_on_device(model), settings.rank)
+    # They need peft, which only who compares methods installs.
     from qlora.train.methods.virtual_tokens import Prefix, Prompt
 
-    kinds: dict[str, Callable[[PreTrainedModel, int], Method]]
-    kinds = {"prompt": Prompt, "prefix": Prefix, "bottleneck": Bottleneck}
-    return kinds[settings.method](_on_device(model), settings.rank)
+    kind: type[Prompt | Prefix] = Prompt if settings.method == "prompt" else Prefix
+    return kind(_on_device(model), settings.rank)
 
 
 def token_ids(tokens: Sequence[int | str], tokenizer: Any) -> tuple[int, ...]:
