@@ -205,51 +205,72 @@ struct TransposedDensePanels {
   DenseRows source;
 
   void pack(int64_t first, int64_t depth, int64_t column, float* panel) const {
-    const bool is_float = source.matrix.type == ElementType::float32 && source.is_plain();
     for (int64_t c = 0; c < TILE_COLUMNS; c += LANES) {
-      if (is_float && depth % STEP == 0) {
-        pack_in_place(first, depth, column + c, panel + c);
-      } else {
+      if (!pack_in_place(first, depth, column + c, panel + c)) {
         pack_as_floats(first, depth, column + c, panel + c);
       }
     }
   }
 
  private:
-  static constexpr int64_t STEP = 4;  // words of sixteen bytes
+  static constexpr int64_t STEP = 16;  // bytes: four words
 
   int64_t row_of(int64_t column) const { return std::min(column, source.matrix.rows - 1); }
 
-  void pack_in_place(int64_t first, int64_t depth, int64_t column, float* panel) const {
-    const float* rows[LANES];
+  // From where rows of floats or bf16 lie; false where they must be read first.
+  bool pack_in_place(int64_t first, int64_t depth, int64_t column, float* panel) const {
+    const MatrixView& matrix = source.matrix;
+    const bool is_float = matrix.type == ElementType::float32;
+    const int64_t num_bytes = is_float ? sizeof(float) : sizeof(BFloat16);
+    if (!is_float && matrix.type != ElementType::bfloat16) return false;
+    if (!source.is_plain() || depth * num_bytes % STEP != 0) return false;
+    const uint8_t* rows[LANES];
     for (int i = 0; i < LANES; ++i) {
       const int64_t row = source.first_row + row_of(column + i);
-      rows[i] = static_cast<const float*>(source.matrix.data) + row * source.matrix.stride + first;
+      rows[i] = static_cast<const uint8_t*>(matrix.data) + (row * matrix.stride + first) * num_bytes;
     }
-    transpose(rows, depth, panel);
+    if (is_float) {
+      transpose(rows, depth, panel);
+    } else {
+      transpose_pairs(rows, depth, panel);
+    }
+    return true;
   }
 
   void pack_as_floats(int64_t first, int64_t depth, int64_t column, float* panel) const {
     alignas(64) float floats[LANES][DEPTH];
-    const float* rows[LANES];
+    const uint8_t* rows[LANES];
     for (int i = 0; i < LANES; ++i) {
       source.read(row_of(column + i), first, depth, floats[i]);
-      for (int64_t d = depth; d % STEP != 0; ++d) floats[i][d] = 0.0f;
-      rows[i] = floats[i];
+      std::fill(floats[i] + depth, floats[i] + (depth + 3) / 4 * 4, 0.0f);
+      rows[i] = reinterpret_cast<const uint8_t*>(floats[i]);
     }
     transpose(rows, depth, panel);
   }
 
   // LANES rows side by side, read in whole steps.
-  static void transpose(const float* const* rows, int64_t depth, float* panel) {
-    Words words[STEP];
-    for (int64_t d = 0; d < depth; d += STEP) {
-      gather_words([&](int row) { return reinterpret_cast<const uint8_t*>(rows[row] + d); }, words);
+  template <class Body>
+  static void for_words(const uint8_t* const* rows, int64_t num_bytes, const Body& body) {
+    Words words[4];
+    for (int64_t offset = 0; offset < num_bytes; offset += STEP) {
+      gather_words([&](int row) { return rows[row] + offset; }, words);
 #pragma GCC unroll 4
-      for (int64_t i = 0; i < STEP; ++i, panel += TILE_COLUMNS) {
-        if (d + i < depth) store(panel, reinterpret_cast<Floats>(words[i]));
-      }
+      for (const Words word : words) body(word);
     }
+  }
+  static void transpose(const uint8_t* const* rows, int64_t depth, float* panel) {
+    const float* const end = panel + depth * TILE_COLUMNS;
+    for_words(rows, depth * int64_t{sizeof *panel}, [&](Words word) {
+      if (panel < end) store(panel, reinterpret_cast<Floats>(word));
+      panel += TILE_COLUMNS;
+    });
+  }
+  static void transpose_pairs(const uint8_t* const* rows, int64_t depth, float* panel) {
+    for_words(rows, depth * int64_t{sizeof(BFloat16)}, [&](Words pair) {
+      store(panel, reinterpret_cast<Floats>(pair << 16));
+      store(panel + TILE_COLUMNS, reinterpret_cast<Floats>(pair & 0xffff0000u));
+      panel += 2 * TILE_COLUMNS;
+    });
   }
 };
 
