@@ -93,8 +93,8 @@ def milliseconds(call: Callable[[], object]) -> float:
 def cpu_stopwatch(contender: Contender, sample_ms: float = 1.0) -> Stopwatch:
     """Calls in a row that take about `sample_ms` together, taking turns over the inputs' copies.
 
-    Where there is one copy, an untimed call comes first: the inputs are as warm as the contender
-    itself leaves them, whatever the one before it swept out of the caches.
+    An untimed call comes first: what is in the caches is what the contender itself leaves there,
+    whatever the one before it swept out: of one copy its inputs, of many the code alone.
     """
     calls = contender.calls
     once_ms = contender.checked_ms
@@ -103,17 +103,18 @@ def cpu_stopwatch(contender: Contender, sample_ms: float = 1.0) -> Stopwatch:
             call()
         once_ms = milliseconds(calls[0])
     repeats = max(1, round(sample_ms / max(once_ms, 1e-6)))
-    warms_up = len(calls) == 1 and once_ms < WARM_MS
+    untimed = 1 if once_ms < WARM_MS else 0
     position = 0
 
     def sample() -> float:
         nonlocal position
-        chosen = [calls[(position + i) % len(calls)] for i in range(repeats)]
-        position += repeats
-        if warms_up:
-            calls[0]()
+        chosen = [calls[(position + i) % len(calls)] for i in range(untimed + repeats)]
+        position += len(chosen)
+        for call in chosen[:untimed]:
+            call()
+        timed = chosen[untimed:]
         start = perf_counter()
-        for call in chosen:
+        for call in timed:
             call()
         return 1e3 * (perf_counter() - start) / repeats
 

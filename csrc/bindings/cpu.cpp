@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <functional>
 #include <stdexcept>
 #include <tuple>
 
@@ -99,6 +100,9 @@ int64_t rows_of(const TensorView& tensor) {
   return tensor.shape[0];
 }
 
+// Of a Weight that is part of a tuple, where a pointer would be null for None.
+using WeightRef = std::reference_wrapper<Weight>;
+
 void expect_some(const py::list& layers) {
   if (layers.empty()) throw std::invalid_argument("layers: should be at least one, were none");
 }
@@ -111,9 +115,9 @@ void qlora_linear_forward(py::handle x, const py::list& layers, int num_threads)
   task.layers.reserve(layers.size());
   for (const py::handle item : layers) {
     const auto [weight, adapter_and_seed, rows, y] =
-        item.cast<std::tuple<Weight*, py::tuple, py::tuple, py::object>>();
+        item.cast<std::tuple<WeightRef, py::tuple, py::tuple, py::object>>();
     cpu::ForwardLayer& layer = task.layers.emplace_back();
-    layer.weight = weight->current();
+    layer.weight = weight.get().current();
     const int64_t n = layer.weight.n, m = input.rows(layer.weight.k);
     task.x = input.matrix(m, layer.weight.k);
     layer.adapter = adapter_view(adapter_and_seed[0], adapter_and_seed[1], layer.weight);
@@ -133,10 +137,10 @@ void qlora_linear_backward(py::handle x, py::handle dx, const py::list& layers, 
   cpu::BackwardTask task;
   for (const py::handle item : layers) {
     const auto [dy, weight, adapter_and_seed, scale_and_scaled, gradients] =
-        item.cast<std::tuple<py::object, Weight*, py::tuple, py::tuple, py::object>>();
+        item.cast<std::tuple<py::object, WeightRef, py::tuple, py::tuple, py::object>>();
     const TensorView incoming = view(dy, "dy");
     cpu::BackwardLayer& layer = task.layers.emplace_back();
-    layer.weight = weight->current();
+    layer.weight = weight.get().current();
     const int64_t n = layer.weight.n, k = layer.weight.k, m = incoming.rows(n);
     layer.dy = incoming.matrix(m, n);
     layer.adapter = adapter_view(adapter_and_seed[0], adapter_and_seed[1], layer.weight);
