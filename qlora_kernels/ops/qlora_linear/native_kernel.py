@@ -72,9 +72,8 @@ def views(layers: Sequence[Layer], outputs: Sequence[torch.Tensor]) -> list[tupl
 
 
 def _output(x: torch.Tensor, n: int) -> torch.Tensor:
-    shape = list(x.shape)  # x.shape[:-1] makes a torch.Size, which takes longer
-    shape[-1:] = [n]
-    return x.new_empty(shape)
+    *rows, _ = x.shape  # a slice of it, or a list for new_empty, takes longer
+    return x.new_empty(*rows, n)
 
 
 def _view(
