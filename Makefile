@@ -58,7 +58,7 @@ gpu:  ## on a machine with a GPU, in 10 minutes: build, GPU tests, benchmarks; i
 lint: .venv-test/ready  ## ruff, mypy, clang-format, import arrows, spelling
 	$(TEST) -m ruff check
 	$(TEST) -m mypy
-	find csrc -type f -not -name nvcc.options | xargs .venv-test/bin/clang-format --dry-run --Werror
+	(find csrc -type f -not -name nvcc.options; find bench -name '*.cpp') | xargs .venv-test/bin/clang-format --dry-run --Werror
 	.venv-test/bin/lint-imports --no-logo
 	.venv-test/bin/typos
 

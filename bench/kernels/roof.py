@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from bench.kernels import multiply_adds
 from bench.kernels.case import DTYPES, Contender, Cost
 from bench.kernels.clock import Stopwatch, cpu_stopwatch, interleave
 from bench.kernels.clock_gpu import gpu_stopwatch
@@ -19,10 +20,12 @@ Traffic = Literal["read", "copy", "update"]
 
 @dataclass(frozen=True)
 class Roof:
-    """What the memory and torch's own matrix product reach here; decimal units.
+    """What the memory and the arithmetic units reach here; decimal units.
 
     An update writes what it has read. A copy writes elsewhere, where a CPU may read a line before
-    it writes it: a rate of its own, often the lowest.
+    it writes it: a rate of its own, often the lowest. The matrix rate is that of torch's product or,
+    of a CPU, of products in registers with nothing to read, if that is better; the latter alone is
+    loop_gflop_per_s: None of a GPU, and where no compiler is found.
     """
 
     read_gb_per_s: float
@@ -30,6 +33,7 @@ class Roof:
     update_gb_per_s: float
     matrix_gflop_per_s: float
     dtype: str
+    loop_gflop_per_s: float | None = None
 
     def milliseconds(self, cost: Cost, traffic: Traffic) -> float:
         """The least time for a cost, at the rate of the traffic that it mostly is."""
@@ -61,7 +65,7 @@ def measure(dtype: str, device: str) -> Roof:
 def _measured(dtype: str, device: str) -> Roof:
     """Best of several rounds each: a roof is what can be reached, not what is usual.
 
-    16-bit values may be computed in float32, so the matrix rate of a dtype is the better of both.
+    16-bit values may be computed in float32, so the matrix rate is the better of both.
     """
     num_bytes = GPU_BYTES if device == "cuda" else CPU_BYTES
     source = torch.ones(num_bytes // 4, device=device)
@@ -73,13 +77,21 @@ def _measured(dtype: str, device: str) -> Roof:
     products_ms = [
         _best_ms(_product(size, DTYPES[name], device), device) for name in {dtype, "fp32"}
     ]
+    product = 1e-6 * 2 * size**3 / min(products_ms)
+    loop = None if device == "cuda" else _loop_gflop_per_s()
     return Roof(
         1e-6 * num_bytes / read_ms,
         1e-6 * 2 * num_bytes / copy_ms,
         1e-6 * 2 * num_bytes / update_ms,
-        1e-6 * 2 * size**3 / min(products_ms),
+        max(product, loop or 0.0),
         dtype,
+        loop,
     )
+
+
+def _loop_gflop_per_s() -> float | None:
+    loops = multiply_adds.loops(torch.get_num_threads())
+    return max((1e-6 * n / _best_ms(call, "cpu") for call, n in loops), default=None)
 
 
 _measured_once = cache(_measured)

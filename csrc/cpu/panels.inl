@@ -227,7 +227,8 @@ struct TransposedDensePanels {
     const uint8_t* rows[LANES];
     for (int i = 0; i < LANES; ++i) {
       const int64_t row = source.first_row + row_of(column + i);
-      rows[i] = static_cast<const uint8_t*>(matrix.data) + (row * matrix.stride + first) * num_bytes;
+      rows[i] =
+          static_cast<const uint8_t*>(matrix.data) + (row * matrix.stride + first) * num_bytes;
     }
     if (is_float) {
       transpose(rows, depth, panel);

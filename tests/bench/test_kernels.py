@@ -10,9 +10,9 @@ import torch
 
 import qlora_kernels as qk
 from bench.__main__ import main
-from bench.kernels import measure, ops, peers, roof
+from bench.kernels import measure, multiply_adds, ops, peers, roof
 from bench.kernels.case import DIRECTIONS, Case, Contender
-from bench.kernels.clock import MIN_ROUNDS, Timing, cpu_stopwatch, interleave, ratio
+from bench.kernels.clock import MIN_ROUNDS, Timing, cpu_stopwatch, interleave, milliseconds, ratio
 from bench.kernels.environment import _MARK, wanted
 from bench.kernels.roof import Roof, stopwatch
 from bench.kernels.shapes import shapes
@@ -79,6 +79,30 @@ def test_the_roof_of_a_cpu_is_of_this_minute(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(roof, "_best_ms", lambda *_: next(times))
     first, second = (roof.measure("fp32", "cpu") for _ in range(2))
     assert first.read_gb_per_s > second.read_gb_per_s
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_loops_of_the_roof_multiply_as_often_as_they_say(threads: int):
+    library = multiply_adds._library()
+    assert library is not None
+    for rounds, found in ((1, 22.5), (100, 12.0)):  # from i / 2 in chain i, x becomes x / 2 + 1 / 2
+        assert library.multiply_floats(rounds, 0.5) == found
+    if library.num_pair_operations():
+        assert library.multiply_pairs(2, 0.5) == 45.0  # x + 1 / 4 + 1 / 4
+    for call, operations in multiply_adds.loops(threads):
+        assert operations > 0.99 * threads * multiply_adds.OPERATIONS
+        assert milliseconds(call) > 1e3 * multiply_adds.OPERATIONS / 1e13  # no core does as many
+
+
+def test_the_matrix_rate_of_a_cpu_is_the_better_of_a_product_and_a_loop(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(roof, "CPU_BYTES", 1 << 12)
+    monkeypatch.setattr(roof, "CPU_SIZE", 64)
+    found = roof.measure("fp32", "cpu")
+    assert found.matrix_gflop_per_s == found.loop_gflop_per_s  # 64 rows are too few for a library
+    monkeypatch.setattr(multiply_adds, "_library", lambda: None)
+    assert roof.measure("fp32", "cpu").loop_gflop_per_s is None
 
 
 def test_the_roofline_is_a_picture(tmp_path: Path):
