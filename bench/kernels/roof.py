@@ -23,9 +23,9 @@ class Roof:
     """What the memory and the arithmetic units reach here; decimal units.
 
     An update writes what it has read. A copy writes elsewhere, where a CPU may read a line before
-    it writes it: a rate of its own, often the lowest. The matrix rate is that of torch's product or,
-    of a CPU, of products in registers with nothing to read, if that is better; the latter alone is
-    loop_gflop_per_s: None of a GPU, and where no compiler is found.
+    it writes it: a rate of its own, often the lowest. The matrix rate is torch's own product's or,
+    of a CPU, that of products in registers with nothing to read, if it is better; the latter alone
+    is loop_gflop_per_s: None of a GPU, and where no compiler is found.
     """
 
     read_gb_per_s: float
