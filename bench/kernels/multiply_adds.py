@@ -5,12 +5,15 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 SOURCE = Path(__file__).with_suffix(".cpp")
+FLAGS = [
+    *("-std=c++17", "-O2", "-march=native", "-ffp-contract=fast"),
+    *("-fopenmp", "-shared", "-fPIC"),  # OpenMP binds threads to cores where it is told to
+]
 OPERATIONS = 1 << 30  # of each thread in a call: some milliseconds
 FACTOR = 0.5  # sums come to rest at 1, and no operand is denormal
 KINDS = ("float", "pair")  # float32 by FMA, pairs of bf16 by vdpbf16ps where that is an instruction
@@ -24,20 +27,14 @@ def loops(threads: int) -> list[tuple[Callable[[], object], int]]:
     library = _library()
     if library is None:
         return []
-    pool = ThreadPoolExecutor(threads)
     found: list[tuple[Callable[[], object], int]] = []
     for kind in KINDS:
         each = getattr(library, f"num_{kind}_operations")()
         if each:
             rounds = OPERATIONS // each
-            run = partial(getattr(library, f"multiply_{kind}s"), rounds, FACTOR)
-            found.append((partial(_in_all, pool, threads, run), threads * rounds * each))
+            run = partial(getattr(library, f"multiply_{kind}s"), threads, rounds, FACTOR)
+            found.append((run, threads * rounds * each))
     return found
-
-
-def _in_all(pool: ThreadPoolExecutor, threads: int, run: Callable[[], float]) -> None:
-    for future in [pool.submit(run) for _ in range(threads)]:  # ctypes lets go of the interpreter
-        future.result()
 
 
 @cache
@@ -47,11 +44,11 @@ def _library() -> ctypes.CDLL | None:
         return None
     with TemporaryDirectory() as folder:
         path = Path(folder) / "multiply_adds.so"
-        flags = ["-std=c++17", "-O2", "-march=native", "-ffp-contract=fast", "-shared", "-fPIC"]
-        subprocess.run([*compiler.split(), *flags, str(SOURCE), "-o", str(path)], check=True)
+        subprocess.run([*compiler.split(), *FLAGS, str(SOURCE), "-o", str(path)], check=True)
         library = ctypes.CDLL(str(path))
     for kind in KINDS:
         getattr(library, f"num_{kind}_operations").restype = ctypes.c_int64
         multiply = getattr(library, f"multiply_{kind}s")
-        multiply.restype, multiply.argtypes = ctypes.c_float, [ctypes.c_int64, ctypes.c_float]
+        multiply.restype = ctypes.c_float
+        multiply.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_float]
     return library

@@ -86,9 +86,9 @@ def test_loops_of_the_roof_multiply_as_often_as_they_say(threads: int):
     library = multiply_adds._library()
     assert library is not None
     for rounds, found in ((1, 22.5), (100, 12.0)):  # from i / 2 in chain i, x becomes x / 2 + 1 / 2
-        assert library.multiply_floats(rounds, 0.5) == found
+        assert library.multiply_floats(threads, rounds, 0.5) == threads * found
     if library.num_pair_operations():
-        assert library.multiply_pairs(2, 0.5) == 45.0  # x + 1 / 4 + 1 / 4
+        assert library.multiply_pairs(threads, 2, 0.5) == threads * 45.0  # x + 1 / 4 + 1 / 4
     for call, operations in multiply_adds.loops(threads):
         assert operations > 0.99 * threads * multiply_adds.OPERATIONS
         assert milliseconds(call) > 1e3 * multiply_adds.OPERATIONS / 1e13  # no core does as many
