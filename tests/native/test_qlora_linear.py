@@ -167,3 +167,14 @@ def test_tensors_that_no_kernel_can_walk_are_refused(kind: type[torch.Tensor]):
     for reason, tensor in refused.items():
         with pytest.raises(ValueError, match=f"x: should be .*{reason}"):
             native.cpu().qlora_linear_forward(tensor.as_subclass(kind), [arguments], 1)
+
+
+def test_a_weight_that_is_none_is_refused():
+    x, y = torch.randn(1, 64), torch.empty(1, 64)
+    for call, layer in (
+        (native.cpu().qlora_linear_forward, (None, (None, None), (None, None), y)),
+        (native.cpu().qlora_linear_backward, (y, None, (None, None), (None, None), None)),
+    ):
+        arguments = (x, [layer], 1) if len(layer) == 4 else (x, None, [layer], 1)
+        with pytest.raises(TypeError, match="incompatible function arguments"):
+            call(*arguments)
