@@ -16,6 +16,7 @@
 #include "few_rows_by_blocks.inl"
 #include "few_rows_to_rank.inl"
 #include "qlora_linear.inl"
+#include "few_rows_backward.inl"
 #include "qlora_linear_backward.inl"
 #include "dora_column_norm.inl"
 #include "linear_cross_entropy.inl"

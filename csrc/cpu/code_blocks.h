@@ -22,4 +22,13 @@ struct RowsOfBlocks {
   int64_t scale_stride;  // from row to row
 };
 
+// The same blocks of some rows of W, each with its scales, and what each row is multiplied with.
+// How many rows of W are taken together each instruction set says, too.
+struct WeightedBlocks {
+  const uint8_t* codes;
+  const float* scales;
+  int64_t codes_stride, scales_stride;  // from row of W to row of W
+  const float* factors;                 // [rows of W, rows of sums]
+};
+
 }  // namespace qlora::cpu

@@ -5,6 +5,7 @@
 constexpr bool WALKS_BLOCKS = true;
 constexpr int64_t BLOCKS_TOGETHER = 1;
 constexpr int64_t ROWS_TOGETHER = 4;
+constexpr int ROWS_SPREAD = 2;
 constexpr int64_t CODES_AHEAD = 2 << 10;
 constexpr int64_t CODES_AHEAD_IN_L2 = 0;
 
@@ -149,5 +150,33 @@ struct FloatBlocks {
     }
 #pragma GCC unroll 4
     for (int row = 0; row < ROWS; ++row) sums[row] = _mm256_fmadd_ps(dots[row], scale, sums[row]);
+  }
+
+  // sums[row][place] += factor of the row * scale * value, over COUNT rows of W
+  template <bool, int COUNT, int ROWS>
+  void spread(const WeightedBlocks& blocks, float* sums) const {
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half) {
+      __m256 values[COUNT][4];
+#pragma GCC unroll 2
+      for (int i = 0; i < COUNT; ++i) {
+        floats.look_up(Nibbles(blocks.codes + i * blocks.codes_stride).of[half], values[i]);
+      }
+#pragma GCC unroll 8
+      for (int row = 0; row < ROWS; ++row) {
+        float* const target = sums + row * BLOCK_CODES + half * (BLOCK_CODES / 2);
+        __m256 factors[COUNT];
+        for (int i = 0; i < COUNT; ++i) {
+          const float scale = blocks.scales[i * blocks.scales_stride];
+          factors[i] = _mm256_set1_ps(scale * blocks.factors[i * ROWS + row]);
+        }
+#pragma GCC unroll 4
+        for (int v = 0; v < 4; ++v) {
+          __m256 sum = _mm256_loadu_ps(target + 8 * v);
+          for (int i = 0; i < COUNT; ++i) sum = _mm256_fmadd_ps(values[i][v], factors[i], sum);
+          _mm256_storeu_ps(target + 8 * v, sum);
+        }
+      }
+    }
   }
 };

@@ -5,6 +5,7 @@
 constexpr bool WALKS_BLOCKS = true;
 constexpr int64_t BLOCKS_TOGETHER = 2;
 constexpr int64_t ROWS_TOGETHER = 8;
+constexpr int ROWS_SPREAD = 4;
 constexpr int64_t CODES_AHEAD = 2 << 10;
 constexpr int64_t CODES_AHEAD_IN_L2 = 32 << 10;
 
@@ -155,5 +156,36 @@ struct FloatBlocks {
 #pragma GCC unroll 8
     for (int row = 0; row < ROWS; ++row)
       sums[row] = fused_multiply_add(dots[row], scales, sums[row]);
+  }
+
+  // sums[row][place] += factor of the row * scale * value, over COUNT rows of W
+  template <bool IS_WHOLE, int COUNT, int ROWS>
+  void spread(const WeightedBlocks& blocks, float* sums) const {
+    Words indices[COUNT];
+    Floats factors[COUNT][ROWS];
+#pragma GCC unroll 4
+    for (int i = 0; i < COUNT; ++i) {
+      const uint8_t* codes = blocks.codes + i * blocks.codes_stride;
+      indices[i] = reinterpret_cast<Words>(codes_in_turns<IS_WHOLE>(codes));
+      const Floats scales = scales_in_turns(blocks.scales + i * blocks.scales_stride);
+#pragma GCC unroll 8
+      for (int row = 0; row < ROWS; ++row) {
+        factors[i][row] = scales * broadcast(blocks.factors[i * ROWS + row]);
+      }
+    }
+#pragma GCC unroll 8
+    for (unsigned s = 0; s < 8; ++s) {
+      Floats values[COUNT];
+#pragma GCC unroll 4
+      for (int i = 0; i < COUNT; ++i) values[i] = table[indices[i] >> 4 * s];
+#pragma GCC unroll 8
+      for (int row = 0; row < ROWS; ++row) {
+        float* const target = sums + row * BLOCKS_TOGETHER * BLOCK_CODES + s * LANES;
+        Floats sum = load(target);
+#pragma GCC unroll 4
+        for (int i = 0; i < COUNT; ++i) sum = fused_multiply_add(values[i], factors[i][row], sum);
+        store(target, sum);
+      }
+    }
   }
 };

@@ -3,6 +3,7 @@
 constexpr bool WALKS_BLOCKS = false;  // rows of values are faster
 constexpr int64_t BLOCKS_TOGETHER = 1;
 constexpr int64_t ROWS_TOGETHER = 4;
+constexpr int ROWS_SPREAD = 1;
 constexpr int64_t CODES_AHEAD = 2 << 10;
 constexpr int64_t CODES_AHEAD_IN_L2 = 0;
 
@@ -35,6 +36,19 @@ struct ValueBlocks {
     }
     for (int row = 0; row < ROWS; ++row) {
       sums[row] += static_cast<float>(dots[row]) * x.scales[row * x.scale_stride];
+    }
+  }
+
+  // sums[row][place] += factor of the row * scale * value, over COUNT rows of W
+  template <bool, int COUNT, int ROWS>
+  void spread(const WeightedBlocks& blocks, float* sums) const {
+    for (int i = 0; i < COUNT; ++i) {
+      const uint8_t* codes = blocks.codes + i * blocks.codes_stride;
+      const float scale = blocks.scales[i * blocks.scales_stride];
+      for (int64_t j = 0; j < BLOCK_CODES * ROWS; ++j) {
+        const int64_t row = j / BLOCK_CODES, place = j % BLOCK_CODES;
+        sums[j] += scale * blocks.factors[i * ROWS + row] * values[nibble_at(codes, place)];
+      }
     }
   }
 };

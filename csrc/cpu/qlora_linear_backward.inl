@@ -24,6 +24,7 @@ struct LayerScratch {
 // And those of all layers: x is packed once.
 struct BackwardScratch {
   float *x, *dropped;
+  float* spread;  // [threads], where there are few rows
   std::vector<LayerScratch> layers;
   std::vector<SharedRange> dx_columns;  // [row blocks]
 };
@@ -80,32 +81,73 @@ inline void add_masked(const RowBlock& block, const Dropout& dropout, int64_t nu
   });
 }
 
+// The strip's sums += dh a, without what forward dropped.
+inline void add_dh_times_a(const BackwardLayer& layer, const RowBlock& block,
+                           const LayerScratch& own, float* partial_sums, const Strip& strip) {
+  const AdapterView& adapter = layer.adapter;
+  const LeftTiles dh_tiles = block.tiles(own.dh_tiles, adapter.rank);
+  const DensePanels a{{adapter.a}};
+  if (const Dropout* dropout = input_dropout(adapter)) {
+    const Strip partial(partial_sums, block.num_rows, strip.columns);
+    begin_strip(partial);
+    add_product(partial, dh_tiles, a);
+    add_masked(block, *dropout, layer.weight.k, partial, strip);
+  } else if (adapter.rank > 0) {
+    add_product(strip, dh_tiles, a);
+  }
+}
+
 inline void backward_dx(const BackwardTask& task, const RowBlock& block,
                         const BackwardScratch& scratch, float* partial_sums, Range own_columns) {
   for_strips(own_columns, STRIP_COLUMNS, [&](Range columns) {
     const Strip strip = block.strip(columns);
     begin_strip(strip);
     for (size_t i = 0; i < task.layers.size(); ++i) {
-      const WeightView& weight = task.layers[i].weight;
-      const AdapterView& adapter = task.layers[i].adapter;
+      const BackwardLayer& layer = task.layers[i];
       const LayerScratch& own = scratch.layers[i];
-      const LeftTiles dh_tiles = block.tiles(own.dh_tiles, adapter.rank);
-      const DensePanels a{{adapter.a}};
-      if (const Dropout* dropout = input_dropout(adapter)) {
-        const Strip partial(partial_sums, block.num_rows, columns);
-        begin_strip(partial);
-        add_product(partial, dh_tiles, a);
-        add_masked(block, *dropout, weight.k, partial, strip);
-      } else if (adapter.rank > 0) {
-        add_product(strip, dh_tiles, a);
-      }
-      const LeftTiles dy_tiles = block.tiles(own.dy, weight.n);
+      add_dh_times_a(layer, block, own, partial_sums, strip);
+      const LeftTiles dy_tiles = block.tiles(own.dy, layer.weight.n);
       const bool is_last = i + 1 == task.layers.size();
-      add_product(strip, dy_tiles, 0, WeightPanels{weight}, [&](const StripPart& part) {
+      add_product(strip, dy_tiles, 0, WeightPanels{layer.weight}, [&](const StripPart& part) {
         if (is_last) store_part(part, block.first_row, task.dx);
       });
     }
   });
+}
+
+inline bool is_few(const BackwardTask& task) {
+  return std::all_of(task.layers.begin(), task.layers.end(), [](const BackwardLayer& layer) {
+    return spreads_few_rows(layer.weight, layer.dy.rows);
+  });
+}
+
+// The same for a few rows of dy.
+inline void backward_dx_of_few_rows(const BackwardTask& task, const RowBlock& block,
+                                    const BackwardScratch& scratch, float* partial_sums,
+                                    const Team& team) {
+  const int64_t k = task.dx.columns, m = block.num_rows;
+  float* const memory = scratch.spread + team.thread * SpreadSums::size(m);
+  const Range own = team.share_of(k, SPREAD_COLUMNS);
+  const int64_t most = SpreadSums::most_columns(m), count = (own.size() + most - 1) / most;
+  for (int64_t i = 0; i < count; ++i) {
+    const Range part = part_of(own.size(), SPREAD_COLUMNS, i, count);
+    const SpreadSums sums(memory, m, {own.first + part.first, own.first + part.last});
+    for (size_t j = 0; j < task.layers.size(); ++j) {
+      const WeightView& weight = task.layers[j].weight;
+      add_spread_rows(weight, block.tiles(scratch.layers[j].dy, weight.n), sums);
+    }
+    for_strips(sums.columns, STRIP_COLUMNS, [&](Range columns) {
+      const Strip strip = block.strip(columns);
+      begin_strip(strip);
+      for (size_t j = 0; j < task.layers.size(); ++j) {
+        add_dh_times_a(task.layers[j], block, scratch.layers[j], partial_sums, strip);
+      }
+      sums.add_to(strip);
+      strip.for_panels([&](int64_t column, float* complete) {
+        store_part({column, {0, m}, complete}, block.first_row, task.dx);
+      });
+    });
+  }
 }
 
 // sums [rank, columns] += left [rank, rows] right [rows, columns]
@@ -274,7 +316,9 @@ inline void backward_block(const BackwardTask& task, const RowBlock& block, cons
   for (size_t i = 0; i < task.layers.size(); ++i) {
     backward_columns(task.layers[i], task.x, block, scratch.layers[i], team);
   }
-  if (is_needed(task.dx)) {
+  if (is_needed(task.dx) && is_few(task)) {
+    backward_dx_of_few_rows(task, block, scratch, partial, team);
+  } else if (is_needed(task.dx)) {
     scratch.dx_columns[block.index].for_parts(
         k, TILE_COLUMNS, STRIP_COLUMNS, team,
         [&](Range part) { backward_dx(task, block, scratch, partial, part); });
@@ -289,9 +333,12 @@ inline void backward(const BackwardTask& task, int num_threads) {
   const int threads = threads_for_product(m, num_columns, k, num_threads);
 
   const BackwardSizes sizes(task, m);
-  Workspace workspace(sizes.layers(task) + sizes.x + sizes.dropped + 2 * threads * sizes.strip);
+  const int64_t spread_size = is_few(task) ? threads * SpreadSums::size(m) : 0;
+  Workspace workspace(sizes.layers(task) + sizes.x + sizes.dropped + 2 * threads * sizes.strip +
+                      spread_size);
   BackwardScratch scratch{workspace.take(sizes.x),
                           workspace.take(sizes.dropped),
+                          workspace.take(spread_size),
                           {},
                           std::vector<SharedRange>(num_row_blocks(m, sizes.block_rows))};
   for (const BackwardLayer& layer : task.layers) {
@@ -302,9 +349,10 @@ inline void backward(const BackwardTask& task, int num_threads) {
   parallel(threads, [&](const Team& team) {
     float* const own_strips = strips + 2 * team.thread * sizes.strip;
     float* const partial = own_strips + sizes.strip;
-    for_row_blocks(
-        task.layers.front().dy, sizes.block_rows, own_strips, team,
-        [&](const RowBlock& block) { backward_block(task, block, team, scratch, partial); });
+    for_row_blocks(task.layers.front().dy, sizes.block_rows, own_strips, team, [&](RowBlock block) {
+      block.paired &= !is_few(task);
+      backward_block(task, block, team, scratch, partial);
+    });
     for (size_t i = 0; i < task.layers.size(); ++i) {
       store_gradients(task.layers[i], scratch.layers[i].sums, team);
     }

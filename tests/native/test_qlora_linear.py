@@ -22,12 +22,15 @@ from qlora_kernels.testing.error_rule import ErrorRule
 
 # Beside the shared list: every height of a tile, few rows and more, both ways to pack a weight, a
 # rank of several strips, depths of several panels (k, the rank, and rows that threads share
-# elsewhere), several row blocks.
+# elsewhere), several row blocks; few rows with an odd block, rows of W left over, and more columns
+# than are summed at once.
 CASES = (
     *LINEAR_CASES,
     *DORA_CASES[:4],
     *(LinearCase(m, 33, 48, rank=4, block_size=32) for m in range(1, 15)),
     *(LinearCase(m, 64, 128, rank=4, double_quant=m % 2 == 0) for m in range(1, 9)),
+    *(LinearCase(m, 197, 64 * m + 128, rank=2, bias=True) for m in range(1, 9)),
+    LinearCase(8, 13, 1216, rank=4, block_size=128),
     LinearCase(2, 32, 6240, block_size=32),
     LinearCase(8, 40, 1024, rank=16, format="int8", double_quant=False),
     LinearCase(13, 50, 40, rank=33, format="fp4"),
