@@ -160,5 +160,6 @@ def test_the_loss_through_such_a_head_is_the_models_own(tiny: Path, kind: str):
     expected = functional.cross_entropy(logits, torch.tensor(tokens[1:]), reduction="sum")
     expected.backward()
     torch.testing.assert_close(loss, expected)
-    torch.testing.assert_close(ours, {n: p.grad for n, p in parameters.items()})
+    for name, parameter in parameters.items():  # rounding differs by some 2e-6, by elements more
+        assert (ours[name] - parameter.grad).norm() <= 1e-5 * parameter.grad.norm(), name
     assert evaluate(model, [row]).loss == pytest.approx(expected.item() / 5, rel=1e-5)
