@@ -16,11 +16,13 @@ FLAGS = [
 ]
 OPERATIONS = 1 << 30  # of each thread in a call: some milliseconds
 FACTOR = 0.5  # sums come to rest at 1, and no operand is denormal
-KINDS = ("float", "pair")  # float32 by FMA, pairs of bf16 by vdpbf16ps where that is an instruction
+# float32 by FMA, pairs of bf16 by vdpbf16ps where that is an instruction
+KINDS = {"fp32": ("float",), "fp16": ("float",), "bf16": ("float", "pair")}  # of exact factors
 
 
-def loops(threads: int) -> list[tuple[Callable[[], object], int]]:
-    """Calls that keep so many threads multiplying, each with its number of operations.
+def loops(threads: int, dtype: str) -> list[tuple[Callable[[], object], int]]:
+    """Calls that keep so many threads multiplying, each with its number of operations: in the ways
+    that may stand for products of the dtype, as pairs of bf16 do not for float32.
 
     Without a C++ compiler there are none.
     """
@@ -28,7 +30,7 @@ def loops(threads: int) -> list[tuple[Callable[[], object], int]]:
     if library is None:
         return []
     found: list[tuple[Callable[[], object], int]] = []
-    for kind in KINDS:
+    for kind in KINDS[dtype]:
         each = getattr(library, f"num_{kind}_operations")()
         if each:
             rounds = OPERATIONS // each
@@ -46,7 +48,7 @@ def _library() -> ctypes.CDLL | None:
         path = Path(folder) / "multiply_adds.so"
         subprocess.run([*compiler.split(), *FLAGS, str(SOURCE), "-o", str(path)], check=True)
         library = ctypes.CDLL(str(path))
-    for kind in KINDS:
+    for kind in KINDS["bf16"]:
         getattr(library, f"num_{kind}_operations").restype = ctypes.c_int64
         multiply = getattr(library, f"multiply_{kind}s")
         multiply.restype = ctypes.c_float

@@ -78,7 +78,7 @@ def _measured(dtype: str, device: str) -> Roof:
         _best_ms(_product(size, DTYPES[name], device), device) for name in {dtype, "fp32"}
     ]
     product = 1e-6 * 2 * size**3 / min(products_ms)
-    loop = None if device == "cuda" else _loop_gflop_per_s()
+    loop = None if device == "cuda" else _loop_gflop_per_s(dtype)
     return Roof(
         1e-6 * num_bytes / read_ms,
         1e-6 * 2 * num_bytes / copy_ms,
@@ -89,8 +89,8 @@ def _measured(dtype: str, device: str) -> Roof:
     )
 
 
-def _loop_gflop_per_s() -> float | None:
-    loops = multiply_adds.loops(torch.get_num_threads())
+def _loop_gflop_per_s(dtype: str) -> float | None:
+    loops = multiply_adds.loops(torch.get_num_threads(), dtype)
     return max((1e-6 * n / _best_ms(call, "cpu") for call, n in loops), default=None)
 
 

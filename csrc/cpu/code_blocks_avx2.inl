@@ -81,6 +81,9 @@ constexpr int64_t place_in_block(int64_t i, int64_t from_each_half) {
 // Sums of products of 16-bit whole numbers, exact in each block.
 struct WordBlocks {
   using Value = int16_t;
+  static constexpr int64_t TOGETHER = 1;
+  static constexpr bool OF_WORDS = true;
+  static constexpr int columns(int) { return 1; }
   __m256i low, high;
 
   explicit WordBlocks(const int16_t (&words)[NUM_CODES])
@@ -88,10 +91,11 @@ struct WordBlocks {
 
   static constexpr int64_t place(int64_t, int64_t i) { return place_in_block(i, 8); }
 
-  // sums[row] += scale of the row * <its values, codes>
-  template <bool, int ROWS>
-  void add(const uint8_t* codes, const RowsOfBlocks<int16_t>& x, BlockSum (&sums)[ROWS]) const {
-    const Nibbles nibbles(codes);
+  // sums[0][row] += scale of the row * <its values, codes>
+  template <bool, int COLUMNS, int ROWS>
+  void add(const MetBlocks<int16_t>& met, BlockSum (&sums)[COLUMNS][ROWS]) const {
+    static_assert(COLUMNS == 1);
+    const Nibbles nibbles(met.codes);
     __m256i values[4];
 #pragma GCC unroll 2
     for (int i = 0; i < 2; ++i) {
@@ -102,14 +106,14 @@ struct WordBlocks {
     }
 #pragma GCC unroll 4
     for (int row = 0; row < ROWS; ++row) {
-      const auto* vectors = reinterpret_cast<const __m256i*>(x.values + row * BLOCK_CODES);
+      const auto* vectors = reinterpret_cast<const __m256i*>(met.values + row * BLOCK_CODES);
       const auto product = [&](int i) {
         return _mm256_madd_epi16(values[i], _mm256_loadu_si256(vectors + i));
       };
       const __m256i sum = _mm256_add_epi32(_mm256_add_epi32(product(0), product(1)),
                                            _mm256_add_epi32(product(2), product(3)));
-      const __m256 scale = _mm256_set1_ps(x.scales[row * x.scale_stride]);
-      sums[row] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), scale, sums[row]);
+      const __m256 scale = _mm256_set1_ps(met.scales[row * met.scales_of_row]);
+      sums[0][row] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), scale, sums[0][row]);
     }
   }
 };
@@ -122,16 +126,20 @@ inline void with_word_blocks(const int16_t (&words)[NUM_CODES], const Body& body
 // The same in fp32.
 struct FloatBlocks {
   using Value = float;
+  static constexpr int64_t TOGETHER = 1;
+  static constexpr bool OF_WORDS = false;
+  static constexpr int columns(int) { return 1; }
   FloatBytes floats;
 
   explicit FloatBlocks(const float (&values)[NUM_CODES]) : floats(values) {}
 
   static constexpr int64_t place(int64_t, int64_t i) { return place_in_block(i, 4); }
 
-  template <bool, int ROWS>
-  void add(const uint8_t* codes, const RowsOfBlocks<float>& x, BlockSum (&sums)[ROWS]) const {
-    const Nibbles nibbles(codes);
-    const __m256 scale = _mm256_set1_ps(x.scales[0]);
+  template <bool, int COLUMNS, int ROWS>
+  void add(const MetBlocks<float>& met, BlockSum (&sums)[COLUMNS][ROWS]) const {
+    static_assert(COLUMNS == 1);
+    const Nibbles nibbles(met.codes);
+    const __m256 scale = _mm256_set1_ps(met.scales[0]);
     __m256 dots[ROWS];
 #pragma GCC unroll 2
     for (int i = 0; i < 2; ++i) {
@@ -139,7 +147,7 @@ struct FloatBlocks {
       floats.look_up(nibbles.of[i], values);
 #pragma GCC unroll 4
       for (int row = 0; row < ROWS; ++row) {
-        const float* source = x.values + row * BLOCK_CODES + i * (BLOCK_CODES / 2);
+        const float* source = met.values + row * BLOCK_CODES + i * (BLOCK_CODES / 2);
 #pragma GCC unroll 4
         for (int v = 0; v < 4; ++v) {
           const __m256 factor = _mm256_loadu_ps(source + 8 * v);
@@ -149,7 +157,8 @@ struct FloatBlocks {
       }
     }
 #pragma GCC unroll 4
-    for (int row = 0; row < ROWS; ++row) sums[row] = _mm256_fmadd_ps(dots[row], scale, sums[row]);
+    for (int row = 0; row < ROWS; ++row)
+      sums[0][row] = _mm256_fmadd_ps(dots[row], scale, sums[0][row]);
   }
 
   // sums[row][place] += factor of the row * scale * value, over COUNT rows of W
@@ -180,3 +189,16 @@ struct FloatBlocks {
     }
   }
 };
+
+template <class Body>
+inline void with_float_blocks(const float (&values)[NUM_CODES], const Body& body) {
+  body(FloatBlocks(values));
+}
+
+// Nothing of these is called.
+using PairBlocks = WordBlocks;
+inline float pairs_of_codebook(const Codebook&, int16_t (&)[NUM_CODES]) {
+  return 1.0f;
+}
+template <class Body>
+inline void with_pair_blocks(const int16_t (&)[NUM_CODES], const Body&) {}

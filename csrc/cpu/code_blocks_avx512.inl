@@ -1,6 +1,6 @@
-// Blocks of BLOCK_CODES codes times rows of x, two blocks at a time: a permutation of words or of
-// floats looks up a whole register of codes. Words of eight codes of the two blocks lie in turns,
-// so that both their scales are one load, repeated.
+// Blocks of BLOCK_CODES codes times rows of x, two or four blocks at a time: a permutation of words
+// or of floats looks up a whole register of codes. Words of eight codes of these blocks lie in
+// turns, so that all their scales are one load, repeated.
 
 constexpr bool WALKS_BLOCKS = true;
 constexpr int64_t BLOCKS_TOGETHER = 2;
@@ -83,6 +83,9 @@ inline __m512i add_products(__m512i sum, __m512i a, __m512i b) {
 template <bool HAS_VNNI>
 struct WordBlocksOn {
   using Value = int16_t;
+  static constexpr int64_t TOGETHER = BLOCKS_TOGETHER;
+  static constexpr bool OF_WORDS = true;
+  static constexpr int columns(int) { return 1; }
   __m512i words;  // the sixteen twice: five bits of an index count
 
   explicit WordBlocksOn(const int16_t (&values)[NUM_CODES])
@@ -96,10 +99,11 @@ struct WordBlocksOn {
     return s * (2 * LANES) + (2 * word + block) * 2 + half;
   }
 
-  // sums[row] += scales of the row * <its values, codes>
-  template <bool IS_WHOLE, int ROWS>
-  void add(const uint8_t* codes, const RowsOfBlocks<int16_t>& x, BlockSum (&sums)[ROWS]) const {
-    const __m512i indices = codes_in_turns<IS_WHOLE>(codes);
+  // sums[0][row] += scales of the row * <its values, codes>
+  template <bool IS_WHOLE, int COLUMNS, int ROWS>
+  void add(const MetBlocks<int16_t>& met, BlockSum (&sums)[COLUMNS][ROWS]) const {
+    static_assert(COLUMNS == 1);
+    const __m512i indices = codes_in_turns<IS_WHOLE>(met.codes);
     __m512i values[4];
 #pragma GCC unroll 4
     for (unsigned s = 0; s < 4; ++s) {
@@ -107,14 +111,14 @@ struct WordBlocksOn {
     }
 #pragma GCC unroll 8
     for (int row = 0; row < ROWS; ++row) {
-      const int16_t* factors = x.values + row * BLOCKS_TOGETHER * BLOCK_CODES;
+      const int16_t* factors = met.values + row * BLOCKS_TOGETHER * BLOCK_CODES;
       __m512i sum = _mm512_madd_epi16(values[0], _mm512_loadu_si512(factors));
 #pragma GCC unroll 3
       for (int s = 1; s < 4; ++s) {
         sum = add_products<HAS_VNNI>(sum, values[s], _mm512_loadu_si512(factors + s * 2 * LANES));
       }
-      const Floats scales = scales_in_turns(x.scales + row * x.scale_stride);
-      sums[row] = fused_multiply_add(_mm512_cvtepi32_ps(sum), scales, sums[row]);
+      const Floats scales = scales_in_turns(met.scales + row * met.scales_of_row);
+      sums[0][row] = fused_multiply_add(_mm512_cvtepi32_ps(sum), scales, sums[0][row]);
     }
   }
 };
@@ -128,9 +132,158 @@ inline void with_word_blocks(const int16_t (&words)[NUM_CODES], const Body& body
   body(WordBlocksOn<false>(words));
 }
 
+// A processor that multiplies pairs fast may load only one register of x per cycle (Zen 4 does):
+// several columns of W^T share it.
+constexpr int columns_that_share(int rows) {
+  return rows == 1 ? 4 : 2;
+}
+
+// Loads what several columns share once: otherwise each product reads it from memory anew.
+template <class Vector>
+inline void keep_in_register(Vector& vector) {
+#ifndef QLORA_EMULATION
+  asm("" : "+v"(vector));
+#endif
+}
+
+// sums[row] += dots[row] * scales
+template <int ROWS>
+inline void add_scaled(const Floats (&dots)[ROWS], Floats scales, BlockSum (&sums)[ROWS]) {
+#pragma GCC unroll 8
+  for (int row = 0; row < ROWS; ++row) sums[row] = fused_multiply_add(dots[row], scales, sums[row]);
+}
+
+// Sums of products of bf16: four blocks at a time, so that
+// sixteen products share a scale. Called only where these products are fast.
+struct PairBlocks {
+  using Value = int16_t;
+  static constexpr int64_t TOGETHER = 4;
+  static constexpr bool OF_WORDS = false;
+  static constexpr int columns(int rows) { return columns_that_share(rows); }
+  __m512i pairs;  // the sixteen twice
+
+  explicit PairBlocks(const int16_t (&values)[NUM_CODES])
+      : pairs(
+            _mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(values)))) {}
+
+  // As of words, but for the blocks that lie in turns, and the halves of a block one after the
+  // other.
+  static constexpr int64_t place(int64_t block, int64_t i) {
+    const int64_t word = i / 8, half = i / 4 % 2, s = i % 4 ^ 1;
+    return (word / 4 * 4 + s) * (2 * LANES) + (word % 4 * TOGETHER + block) * 2 + half;
+  }
+
+  template <bool IS_WHOLE, int COLUMNS, int ROWS>
+  void add(const MetBlocks<int16_t>& met, BlockSum (&sums)[COLUMNS][ROWS]) const {
+    __m512i indices[COLUMNS][2];
+    Floats dots[COLUMNS][ROWS];
+#pragma GCC unroll 4
+    for (int c = 0; c < COLUMNS; ++c) {
+      find_indices<IS_WHOLE>(met.codes + c * met.codes_stride, met.count, indices[c]);
+      std::fill_n(dots[c], ROWS, zeros());
+    }
+#pragma GCC unroll 8
+    for (unsigned s = 0; s < 8; ++s) {
+      __m512i values[COLUMNS];
+#pragma GCC unroll 4
+      for (int c = 0; c < COLUMNS; ++c) {
+        const __m512i shifted = _mm512_srli_epi16(indices[c][s / 4], s % 4 * 4);
+        values[c] = _mm512_permutexvar_epi16(shifted, pairs);
+      }
+#pragma GCC unroll 8
+      for (int row = 0; row < ROWS; ++row) {
+        const Value* from = met.values + row * TOGETHER * BLOCK_CODES + s * 2 * LANES;
+        __m512i factors = _mm512_loadu_si512(from);
+        if constexpr (COLUMNS > 1) keep_in_register(factors);
+#pragma GCC unroll 4
+        for (int c = 0; c < COLUMNS; ++c) add_pairs(dots[c][row], values[c], factors);
+      }
+    }
+#pragma GCC unroll 4
+    for (int c = 0; c < COLUMNS; ++c) {
+      const float* from = met.scales + c * met.scales_of_column;
+      const __m512i scales =
+          _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+      add_scaled(dots[c], reinterpret_cast<Floats>(scales), sums[c]);
+    }
+  }
+
+ private:
+  // Word w of block b of four is lane 4 w + b of both registers, one after the other. Of fewer
+  // blocks no more is read.
+  template <bool IS_WHOLE>
+  static void find_indices(const uint8_t* codes, int64_t count, __m512i (&indices)[2]) {
+    constexpr int64_t BYTES = BLOCK_CODES / 2;
+    const __m512i first_words =
+        _mm512_setr_epi32(0, 8, 16, 24, 1, 9, 17, 25, 2, 10, 18, 26, 3, 11, 19, 27);
+    const __m512i last_words = _mm512_add_epi32(first_words, _mm512_set1_epi32(4));
+    __m512i low, high;
+    if constexpr (IS_WHOLE) {
+      low = _mm512_loadu_si512(codes);
+      high = _mm512_loadu_si512(codes + 2 * BYTES);
+    } else {
+      low = count == 1 ? codes_of_one(codes) : _mm512_loadu_si512(codes);
+      high = count == 3 ? codes_of_one(codes + 2 * BYTES) : _mm512_setzero_si512();
+    }
+    indices[0] = _mm512_permutex2var_epi32(low, first_words, high);
+    indices[1] = _mm512_permutex2var_epi32(low, last_words, high);
+  }
+
+  // Twice: no more than zeros meet the other.
+  static __m512i codes_of_one(const uint8_t* codes) {
+    return _mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes)));
+  }
+
+  static void add_pairs(Floats& sum, __m512i a, __m512i b) {
+#ifdef QLORA_EMULATION
+    sum = reinterpret_cast<Floats>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sum),
+                                                    reinterpret_cast<__m512bh>(a),
+                                                    reinterpret_cast<__m512bh>(b)));
+#else  // by name: as above
+    asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+#endif
+  }
+};
+
+// pairs[code] * step = the codebook's values, as bf16; returns the step. It is the one of some by
+// which rounding errs least: in squares, and in what is common to errors and values, as that adds
+// up in every sum. (Thirds as they are would all be rounded up.)
+inline float pairs_of_codebook(const Codebook& codebook, int16_t (&pairs)[NUM_CODES]) {
+  constexpr int NUM_STEPS = 128;
+  const Floats values = load(codebook.values);
+  const float norm = sum_of_lanes(values * values);
+  float least = INFINITY, step = 1.0f;
+  for (int i = 0; i < NUM_STEPS; ++i) {
+    const float factor = 1.0f + static_cast<float>(i) / NUM_STEPS;
+    const Floats scaled = values * broadcast(factor);
+    const auto bits = reinterpret_cast<Words>(scaled);
+    const Words rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) & 0xffff0000u;
+    const Floats error = (reinterpret_cast<Floats>(rounded) - scaled) * broadcast(1.0f / factor);
+    const float common = sum_of_lanes(error * values);
+    const float cost = sum_of_lanes(error * error) + NUM_CODES * common * common / norm;
+    if (!(cost < least)) continue;
+    least = cost;
+    step = 1.0f / factor;
+    uint32_t words[NUM_CODES];
+    std::memcpy(words, &rounded, sizeof words);
+    for (int code = 0; code < NUM_CODES; ++code) {
+      pairs[code] = static_cast<int16_t>(words[code] >> 16);
+    }
+  }
+  return step;
+}
+
+template <class Body>
+inline void with_pair_blocks(const int16_t (&values)[NUM_CODES], const Body& body) {
+  body(PairBlocks(values));
+}
+
 // The same in fp32.
 struct FloatBlocks {
   using Value = float;
+  static constexpr int64_t TOGETHER = BLOCKS_TOGETHER;
+  static constexpr bool OF_WORDS = false;
+  static constexpr int columns(int) { return 1; }
   Table16 table;
 
   explicit FloatBlocks(const float (&values)[NUM_CODES]) : table(values) {}
@@ -139,23 +292,36 @@ struct FloatBlocks {
     return (i % 8 ^ 1) * LANES + 2 * (i / 8) + block;
   }
 
-  template <bool IS_WHOLE, int ROWS>
-  void add(const uint8_t* codes, const RowsOfBlocks<float>& x, BlockSum (&sums)[ROWS]) const {
-    const auto indices = reinterpret_cast<Words>(codes_in_turns<IS_WHOLE>(codes));
-    const Floats scales = scales_in_turns(x.scales);
-    Floats dots[ROWS];
-#pragma GCC unroll 8
-    for (unsigned s = 0; s < 8; ++s) {
-      const Floats values = table[indices >> 4 * s];
-#pragma GCC unroll 8
-      for (int row = 0; row < ROWS; ++row) {
-        const Floats factors = load(x.values + row * BLOCKS_TOGETHER * BLOCK_CODES + s * LANES);
-        dots[row] = s == 0 ? values * factors : fused_multiply_add(values, factors, dots[row]);
-      }
+  template <bool IS_WHOLE, int COLUMNS, int ROWS>
+  void add(const MetBlocks<float>& met, BlockSum (&sums)[COLUMNS][ROWS]) const {
+    Words indices[COLUMNS];
+    Floats dots[COLUMNS][ROWS];
+#pragma GCC unroll 4
+    for (int c = 0; c < COLUMNS; ++c) {
+      const uint8_t* codes = met.codes + c * met.codes_stride;
+      indices[c] = reinterpret_cast<Words>(codes_in_turns<IS_WHOLE>(codes));
     }
 #pragma GCC unroll 8
-    for (int row = 0; row < ROWS; ++row)
-      sums[row] = fused_multiply_add(dots[row], scales, sums[row]);
+    for (unsigned s = 0; s < 8; ++s) {
+      Floats values[COLUMNS];
+#pragma GCC unroll 4
+      for (int c = 0; c < COLUMNS; ++c) values[c] = table[indices[c] >> 4 * s];
+#pragma GCC unroll 8
+      for (int row = 0; row < ROWS; ++row) {
+        Floats factors = load(met.values + row * TOGETHER * BLOCK_CODES + s * LANES);
+        if constexpr (COLUMNS > 1) keep_in_register(factors);
+#pragma GCC unroll 4
+        for (int c = 0; c < COLUMNS; ++c) {
+          Floats& dot = dots[c][row];
+          dot = s == 0 ? values[c] * factors : fused_multiply_add(values[c], factors, dot);
+        }
+      }
+    }
+#pragma GCC unroll 4
+    for (int c = 0; c < COLUMNS; ++c) {
+      const Floats scales = scales_in_turns(met.scales + c * met.scales_of_column);
+      add_scaled(dots[c], scales, sums[c]);
+    }
   }
 
   // sums[row][place] += factor of the row * scale * value, over COUNT rows of W
@@ -189,3 +355,15 @@ struct FloatBlocks {
     }
   }
 };
+
+// The same for several columns at once.
+struct WideFloatBlocks : FloatBlocks {
+  using FloatBlocks::FloatBlocks;
+  static constexpr int columns(int rows) { return columns_that_share(rows); }
+};
+
+template <class Body>
+inline void with_float_blocks(const float (&values)[NUM_CODES], const Body& body) {
+  if (multiplies_pairs_fast()) return body(WideFloatBlocks(values));
+  body(FloatBlocks(values));
+}

@@ -19,6 +19,9 @@ inline void find_totals(const BlockSum (&sums)[ROWS], float (&found)[ROWS]) {
 template <class Element, class Sum>
 struct ValueBlocks {
   using Value = Element;
+  static constexpr int64_t TOGETHER = 1;
+  static constexpr bool OF_WORDS = sizeof(Element) < sizeof(float);
+  static constexpr int columns(int) { return 1; }
   Element values[NUM_CODES];
 
   explicit ValueBlocks(const Element (&source)[NUM_CODES]) {
@@ -27,15 +30,16 @@ struct ValueBlocks {
 
   static constexpr int64_t place(int64_t, int64_t i) { return i; }
 
-  template <bool, int ROWS>
-  void add(const uint8_t* codes, const RowsOfBlocks<Element>& x, BlockSum (&sums)[ROWS]) const {
+  template <bool, int COLUMNS, int ROWS>
+  void add(const MetBlocks<Element>& met, BlockSum (&sums)[COLUMNS][ROWS]) const {
+    static_assert(COLUMNS == 1);
     Sum dots[ROWS] = {};
     for (int64_t i = 0; i < BLOCK_CODES; ++i) {
-      const Sum value = values[nibble_at(codes, i)];
-      for (int row = 0; row < ROWS; ++row) dots[row] += value * x.values[row * BLOCK_CODES + i];
+      const Sum value = values[nibble_at(met.codes, i)];
+      for (int row = 0; row < ROWS; ++row) dots[row] += value * met.values[row * BLOCK_CODES + i];
     }
     for (int row = 0; row < ROWS; ++row) {
-      sums[row] += static_cast<float>(dots[row]) * x.scales[row * x.scale_stride];
+      sums[0][row] += static_cast<float>(dots[row]) * met.scales[row * met.scales_of_row];
     }
   }
 
@@ -60,3 +64,16 @@ template <class Body>
 inline void with_word_blocks(const int16_t (&words)[NUM_CODES], const Body& body) {
   body(WordBlocks(words));
 }
+
+template <class Body>
+inline void with_float_blocks(const float (&values)[NUM_CODES], const Body& body) {
+  body(FloatBlocks(values));
+}
+
+// Nothing of these is called.
+using PairBlocks = WordBlocks;
+inline float pairs_of_codebook(const Codebook&, int16_t (&)[NUM_CODES]) {
+  return 1.0f;
+}
+template <class Body>
+inline void with_pair_blocks(const int16_t (&)[NUM_CODES], const Body&) {}

@@ -36,7 +36,7 @@ struct RowBlock {
 template <class Body>
 inline void for_row_blocks(const MatrixView& matrix, int64_t rows_each, float* strips,
                            const Team& team, const Body& body) {
-  const bool paired = matrix.type == ElementType::bfloat16 && multiplies_pairs();
+  const bool paired = are_paired(matrix.type);
   for (int64_t first = 0; first < matrix.rows; first += rows_each) {
     const int64_t num_rows = std::min(rows_each, matrix.rows - first);
     body(RowBlock{first / rows_each, first, num_rows, team.share_of(num_rows, TILE_ROWS), strips,

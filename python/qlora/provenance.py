@@ -61,9 +61,15 @@ def gpu_model() -> str | None:
 
 
 def cpu_model(cpuinfo: Path) -> str:
-    """The processor as Linux names it, else its architecture."""
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":")[1].strip()
-    return platform.machine()
+    """The processor as Linux names it, else its architecture. Where a virtual machine keeps the
+    name's number back, as in "AMD EPYC", its family and model tell the generations apart.
+    """
+    if not cpuinfo.exists():
+        return platform.machine()
+    first, *_ = cpuinfo.read_text().split("\n\n")
+    pairs = (line.split(":", 1) for line in first.splitlines() if ":" in line)
+    fields = {key.strip(): value.strip() for key, value in pairs}
+    name = fields.get("model name", platform.machine())
+    if any(map(str.isdigit, name)) or not {"cpu family", "model"} <= fields.keys():
+        return name
+    return f"{name} (family {fields['cpu family']}, model {fields['model']})"

@@ -31,6 +31,9 @@ def test_the_processor_is_named_as_linux_names_it(tmp_path: Path):
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text("processor\t: 0\nmodel name\t: Some CPU 9000\nflags\t: a b\n")
     assert provenance.cpu_model(cpuinfo) == "Some CPU 9000"
+    text = "processor\t: 0\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: Some CPU\nflags\t: a b\n"
+    cpuinfo.write_text(text + "\n" + text)
+    assert provenance.cpu_model(cpuinfo) == "Some CPU (family 25, model 17)"
     assert provenance.cpu_model(tmp_path / "absent") == provenance.platform.machine()
 
 

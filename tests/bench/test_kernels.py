@@ -89,9 +89,13 @@ def test_loops_of_the_roof_multiply_as_often_as_they_say(threads: int):
         assert library.multiply_floats(threads, rounds, 0.5) == threads * found
     if library.num_pair_operations():
         assert library.multiply_pairs(threads, 2, 0.5) == threads * 45.0  # x + 1 / 4 + 1 / 4
-    for call, operations in multiply_adds.loops(threads):
+    for call, operations in multiply_adds.loops(threads, "bf16"):
         assert operations > 0.99 * threads * multiply_adds.OPERATIONS
         assert milliseconds(call) > 1e3 * multiply_adds.OPERATIONS / 1e13  # no core does as many
+
+
+def test_pairs_of_bf16_are_no_roof_of_float32():
+    assert len(multiply_adds.loops(1, "fp32")) == 1 <= len(multiply_adds.loops(1, "bf16"))
 
 
 def test_the_matrix_rate_of_a_cpu_is_the_better_of_a_product_and_a_loop(
