@@ -32,6 +32,22 @@ def test_every_way_obeys_the_error_rule(isa: str, dtype: torch.dtype, format: st
     rule.check()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("num_blocks", [1, 2, 3, 4, 5])
+def test_blocks_and_rows_that_are_left_of_several_at_once(
+    isa: str, dtype: torch.dtype, num_blocks: int
+):
+    rule = ErrorRule(dtype)
+    for n in (33, 35, 37):  # beside a whole strip
+        q = qk.quantize(torch.randn(n, 64 * num_blocks))
+        for m in (1, 2, 8):
+            x = torch.randn(m, 64 * num_blocks).to(dtype)
+            plain = x @ qk.dequantize(q, dtype).T
+            truth = x.double() @ qk.dequantize(q, torch.float32).double().T
+            rule.add(f"{n} x {num_blocks}, m = {m}", "y", product(x, q), plain, truth)
+    rule.check()
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("count", [1, 3])
 def test_large_values_that_meet_weights_of_zero(isa: str, dtype: torch.dtype, count: int):
