@@ -245,32 +245,49 @@ struct PairBlocks {
   }
 };
 
-// pairs[code] * step = the codebook's values, as bf16; returns the step. It is the one of some by
-// which rounding errs least: in squares, and in what is common to errors and values, as that adds
-// up in every sum. (Thirds as they are would all be rounded up.)
-inline float pairs_of_codebook(const Codebook& codebook, int16_t (&pairs)[NUM_CODES]) {
-  constexpr int NUM_STEPS = 128;
-  const Floats values = load(codebook.values);
-  const float norm = sum_of_lanes(values * values);
-  float least = INFINITY, step = 1.0f;
-  for (int i = 0; i < NUM_STEPS; ++i) {
-    const float factor = 1.0f + static_cast<float>(i) / NUM_STEPS;
-    const Floats scaled = values * broadcast(factor);
-    const auto bits = reinterpret_cast<Words>(scaled);
-    const Words rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) & 0xffff0000u;
-    const Floats error = (reinterpret_cast<Floats>(rounded) - scaled) * broadcast(1.0f / factor);
-    const float common = sum_of_lanes(error * values);
-    const float cost = sum_of_lanes(error * error) + NUM_CODES * common * common / norm;
-    if (!(cost < least)) continue;
-    least = cost;
-    step = 1.0f / factor;
-    uint32_t words[NUM_CODES];
-    std::memcpy(words, &rounded, sizeof words);
-    for (int code = 0; code < NUM_CODES; ++code) {
-      pairs[code] = static_cast<int16_t>(words[code] >> 16);
+// pairs[code] * step = values[code], as bf16. The step is the one of some by which rounding errs
+// least: in squares, and in what is common to errors and values, as that adds up in every sum.
+// (Thirds as they are would all be rounded up.)
+struct PairsOfValues {
+  float values[NUM_CODES] = {};
+  int16_t pairs[NUM_CODES] = {};
+  float step = 1.0f;
+
+  PairsOfValues() = default;
+  explicit PairsOfValues(const float (&source)[NUM_CODES]) {
+    constexpr int NUM_STEPS = 128;
+    std::memcpy(values, source, sizeof values);
+    const Floats exact = load(source);
+    const float norm = sum_of_lanes(exact * exact);
+    float least = INFINITY;
+    for (int i = 0; i < NUM_STEPS; ++i) {
+      const float factor = 1.0f + static_cast<float>(i) / NUM_STEPS;
+      const Floats scaled = exact * broadcast(factor);
+      const auto bits = reinterpret_cast<Words>(scaled);
+      const Words rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) & 0xffff0000u;
+      const Floats error = (reinterpret_cast<Floats>(rounded) - scaled) * broadcast(1.0f / factor);
+      const float common = sum_of_lanes(error * exact);
+      const float cost = sum_of_lanes(error * error) + NUM_CODES * common * common / norm;
+      if (!(cost < least)) continue;
+      least = cost;
+      step = 1.0f / factor;
+      uint32_t words[NUM_CODES];
+      std::memcpy(words, &rounded, sizeof words);
+      std::transform(words, words + NUM_CODES, pairs,
+                     [](uint32_t word) { return static_cast<int16_t>(word >> 16); });
     }
   }
-  return step;
+};
+
+// The pairs of a codebook; returns their step. A model's layers share a codebook, and a search
+// takes a sixth of a small one's call: each thread keeps its last.
+inline float pairs_of_codebook(const Codebook& codebook, int16_t (&pairs)[NUM_CODES]) {
+  static thread_local PairsOfValues last;
+  if (std::memcmp(last.values, codebook.values, sizeof last.values) != 0) {
+    last = PairsOfValues(codebook.values);
+  }
+  std::copy_n(last.pairs, NUM_CODES, pairs);
+  return last.step;
 }
 
 template <class Body>

@@ -208,8 +208,7 @@ struct LossScratch {
   }
   HeadSegment segment(const CrossEntropyTask& task, int64_t first) const {
     const int64_t size = std::min(SEGMENT, task.head.rows - first), k = task.head.columns;
-    const bool paired = multiplies_pairs() && task.head.type == ElementType::bfloat16 &&
-                        task.hidden.type == ElementType::bfloat16;
+    const bool paired = are_paired(task.head.type) && are_paired(task.hidden.type);
     return {first, rows, {tiles, size, k, paired}, {transposed, k, size, paired}};
   }
 };

@@ -18,6 +18,11 @@ inline int64_t panel_depth(int64_t depth) {
   return ((depth + num_panels - 1) / num_panels + 7) / 8 * 8;
 }
 
+// Whether values are multiplied as pairs of bf16: where that is a fast instruction.
+inline bool are_paired(ElementType type) {
+  return type == ElementType::bfloat16 && multiplies_pairs();
+}
+
 // Tiles of every row for one panel, then for the next, without gaps; the last tile has the rows
 // that are left. Where they are paired, a cell tile[d][row] is two bf16 values, of depths 2 d and 2
 // d + 1; then the right panel is, too.

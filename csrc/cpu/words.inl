@@ -1,11 +1,6 @@
 // Whole numbers of 15 bits instead of floats, where values have 16 bits themselves: each block of x
 // has a scale, so that rounding errs by less than 2^-14 of the block's largest value.
 
-// Whether values are multiplied as pairs of bf16 instead: where that is a fast instruction.
-inline bool are_paired(ElementType type) {
-  return type == ElementType::bfloat16 && multiplies_pairs();
-}
-
 // words[code] * step = the codebook's values; returns the step.
 inline float words_of_codebook(const Codebook& codebook, int16_t (&words)[NUM_CODES]) {
   float largest = 0.0f;
